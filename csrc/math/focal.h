@@ -1,0 +1,94 @@
+// The sigmoid focal loss of one logit and its derivative (Lin et al. 2017, equations 4 and 5, and
+// appendix A), in logit space.
+//
+// With p = sigma(x), the chance m = p (1 - t) + (1 - p) t of being wrong and the cross entropy
+// c = -t ln p - (1 - t) ln(1 - p):   loss = m^gamma c,   d loss / dx = m^gamma (gamma m'/m c + p -
+// t). For a hard target the logit u of the wrong answer says it all: m = sigma(u), m'/m =
+// sigma(-u). alpha, class weights and ignored elements are factors: FocalWeight.
+#pragma once
+
+#include "special.h"
+
+namespace focaldet {
+
+// m^gamma. The exponents that people use are multiplications; the rest goes through -ln m, which a
+// hard target has for free as the other cross entropy.
+template <int N>
+struct IntegerPower {
+  static constexpr double gamma = N;
+  template <class T, class MinusLog>
+  FD_HD T operator()(T m, MinusLog&&) const {
+    T product = T(1);
+    for (int i = 0; i < N; ++i) product *= m;
+    return product;
+  }
+};
+
+struct RealPower {
+  double gamma;
+  template <class T, class MinusLog>
+  FD_HD T operator()(T, MinusLog&& minus_log_m) const {
+    return exp_(-static_cast<T>(gamma) * minus_log_m());
+  }
+};
+
+template <class T>
+struct FocalTerm {
+  T loss;
+  T grad;  // d loss / d logit
+};
+
+// An infinite cross entropy meets a factor that is exactly 0 there, and the product's limit is 0.
+template <class T>
+FD_HD T finite(T cross_entropy) {
+  const T largest = std::numeric_limits<T>::max();
+  return cross_entropy < largest ? cross_entropy : largest;
+}
+
+// Target 0: the logit is evidence for being wrong.
+template <class T, class Power>
+FD_HD FocalTerm<T> focal_negative(T x, const Power& power) {
+  const Logistic<T> s = logistic(x);
+  const T modulator = power(s.p, [&] { return s.minus_log_p; });
+  const T slope = static_cast<T>(power.gamma) * (s.q * finite(s.minus_log_q)) + s.p;
+  return {modulator * s.minus_log_q, modulator * slope};
+}
+
+// Target 0 or 1: 1 is 0 at the mirrored logit.
+template <class T, class Power>
+FD_HD FocalTerm<T> focal_hard(T x, T t, const Power& power) {
+  const T sign = t == T(0) ? T(1) : T(-1);
+  const FocalTerm<T> term = focal_negative(sign * x, power);
+  return {term.loss, sign * term.grad};
+}
+
+// Any target in [0, 1], as torchvision defines the loss between 0 and 1.
+template <class T, class Power>
+FD_HD FocalTerm<T> focal_soft(T x, T t, const Power& power) {
+  const Logistic<T> s = logistic(x);
+  const T m = s.p * (T(1) - t) + s.q * t;
+  const T cross_entropy = (T(1) - t) * s.minus_log_q + t * s.minus_log_p;
+  const T modulator = power(m, [&] { return -std::log(m); });
+  const T ratio = s.p * s.q * (T(1) - T(2) * t) / m;
+  const T slope = static_cast<T>(power.gamma) * (ratio * finite(cross_entropy)) + (s.p - t);
+  return {modulator * cross_entropy, modulator * slope};
+}
+
+template <class T, class Power>
+FD_HD FocalTerm<T> focal(T x, T t, const Power& power) {
+  return (t == T(0)) | (t == T(1)) ? focal_hard(x, t, power) : focal_soft(x, t, power);
+}
+
+// alpha_t = alpha t + (1 - alpha)(1 - t); a negative alpha turns the balance off.
+template <class T>
+FD_HD T focal_weight(T t, T alpha) {
+  return alpha < T(0) ? T(1) : alpha * t + (T(1) - alpha) * (T(1) - t);
+}
+
+// Label smoothing e moves a target towards one half.
+template <class T>
+FD_HD T smooth(T t, T epsilon) {
+  return t * (T(1) - epsilon) + epsilon / T(2);
+}
+
+}  // namespace focaldet

@@ -1,0 +1,26 @@
+"""The public operators: checked, documented wrappers over torch.ops.focaldet."""
+
+from . import _composed as _composed
+from .anchors import AnchorGrid, Anchors, generate_anchors
+from .boxes import box_iou, decode_boxes, encode_boxes
+from .focal_loss import sigmoid_focal_loss
+from .match import count_foreground, match_anchors
+from .nms import batched_nms, nms, nms_padded
+from .retinanet import retinanet_loss, retinanet_postprocess
+
+__all__ = [
+    "AnchorGrid",
+    "Anchors",
+    "batched_nms",
+    "box_iou",
+    "count_foreground",
+    "decode_boxes",
+    "encode_boxes",
+    "generate_anchors",
+    "match_anchors",
+    "nms",
+    "nms_padded",
+    "retinanet_loss",
+    "retinanet_postprocess",
+    "sigmoid_focal_loss",
+]

@@ -1,0 +1,60 @@
+"""What runs on CUDA for the operators that have no kernel there: their reference twins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .anchors import Anchors
+
+
+def _anchors(
+    cell_anchors: list[float], feature_sizes: list[int], strides: list[int], offset: float
+) -> Anchors:
+    """Undoes Anchors.schema_arguments."""
+    sizes = tuple(zip(feature_sizes[::2], feature_sizes[1::2], strict=True))
+    boxes = list(zip(*[iter(cell_anchors)] * 4, strict=True))
+    each = len(boxes) // max(1, len(sizes))
+    cells = tuple(tuple(boxes[i * each : (i + 1) * each]) for i in range(len(sizes)))
+    return Anchors(cells, sizes, tuple(zip(strides[::2], strides[1::2], strict=True)), offset)
+
+
+@torch.library.impl("focaldet::match_anchors", "CUDA")
+def _match_anchors(
+    anchors: Tensor | None,
+    cell_anchors: list[float],
+    feature_sizes: list[int],
+    strides: list[int],
+    offset: float,
+    *rest: Any,
+) -> Tensor:
+    if anchors is None:
+        anchors = _anchors(cell_anchors, feature_sizes, strides, offset)
+    return reference.match_anchors(anchors, *rest)
+
+
+@torch.library.impl("focaldet::count_foreground", "CUDA")
+def _count_foreground(*arguments: Any) -> Tensor:
+    return (_match_anchors(*arguments) >= 0).sum(dim=1)
+
+
+torch.library.impl("focaldet::box_iou", "CUDA")(reference.box_iou)
+torch.library.impl("focaldet::encode_boxes", "CUDA")(reference.encode_boxes)
+torch.library.impl("focaldet::decode_boxes", "CUDA")(reference.decode_boxes)
+
+
+@torch.library.impl("focaldet::retinanet_postprocess", "CUDA")
+def _retinanet_postprocess(
+    cls_logits: list[Tensor],
+    box_deltas: list[Tensor],
+    cell_anchors: list[float],
+    strides: list[int],
+    offset: float,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    sizes = [size for level in cls_logits for size in level.shape[2:]]
+    anchors = _anchors(cell_anchors, sizes, strides, offset)
+    return reference.retinanet_postprocess(cls_logits, box_deltas, anchors, *rest)

@@ -1,0 +1,192 @@
+"""Builds focaldet's extension modules against whichever torch is there.
+
+_C       every operator's schema and the CPU kernels; needs a C++ compiler.
+_C_cuda  the CUDA kernels; built where nvcc works and torch has CUDA. FOCALDET_CUDA=1 insists on it
+         (and fetches the compiler where there is none), FOCALDET_CUDA=0 leaves it out.
+         Architectures: TORCH_CUDA_ARCH_LIST, else the visible GPU's, else 8.0;9.0+PTX.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import NoReturn
+
+from setuptools import setup
+
+DEFAULT_ARCHS = "8.0;9.0+PTX"
+STABLE_ABI = "0x020a000000000000"  # torch 2.10's stable ABI, which every later torch keeps
+FREE_DISK = 1 << 30
+
+# The same bits on every machine: no fused multiply-add but the explicit ones, never fast-math.
+CXX_FLAGS = (
+    "-O3 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden "
+    "-Wall -Wextra"
+).split()
+NVCC_FLAGS = (
+    "-O3 -std=c++17 -fmad=false --expt-relaxed-constexpr -Xptxas -v "
+    "-Xcompiler -ffp-contract=off,-fvisibility=hidden"
+).split()
+
+
+def stop(reason: str) -> NoReturn:
+    """Ends the build with one line instead of a traceback."""
+    sys.exit(f"focaldet: {reason}")
+
+
+def say(fact: str) -> None:
+    print(f"focaldet: {fact}", file=sys.stderr)
+
+
+def cuda_wish() -> str:
+    wish = os.environ.get("FOCALDET_CUDA") or "auto"
+    if wish not in ("0", "1", "auto"):
+        stop(f"FOCALDET_CUDA={wish}: expected 1 (build for CUDA) or 0 (leave CUDA out)")
+    return wish
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME, of PATH, or of the nvidia packages in this Python environment."""
+    home = os.environ.get("CUDA_HOME")
+    if home and os.access(f"{home}/bin/nvcc", os.X_OK):
+        return f"{home}/bin/nvcc"
+    if on_path := shutil.which("nvcc"):
+        return on_path
+    packaged = [nvcc for folder in sys.path for nvcc in Path(folder).glob("nvidia/cu*/bin/nvcc")]
+    return str(packaged[0]) if packaged else None
+
+
+def cuda_root(nvcc: str) -> str | None:
+    """The toolkit that nvcc compiles with: nvcc on PATH may be a script far from its headers."""
+    dry = [nvcc, "--dryrun", "-x", "cu", os.devnull]
+    try:
+        answer = subprocess.run(dry, capture_output=True, text=True, timeout=60).stderr
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    top = re.search(r"^#\$ TOP=(\S+)", answer, re.MULTILINE)
+    return os.path.realpath(top.group(1)) if top else None
+
+
+def nvcc_version(nvcc: str) -> str:
+    answer = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+\.\d+)", answer)
+    return release.group(1) if release else "unknown"
+
+
+def cuda_toolkit(torch_cuda: str | None) -> str | None:
+    """The root of the toolkit to build _C_cuda with, or None for a CPU build."""
+    wish = cuda_wish()
+    if wish == "0":
+        say("CUDA left out (FOCALDET_CUDA=0)")
+        return None
+
+    def without(reason: str) -> None:
+        if wish == "1":
+            stop(f"FOCALDET_CUDA=1, but {reason}")
+        say(f"CUDA left out: {reason}")
+
+    if torch_cuda is None:
+        return without("this torch is a CPU-only build; install a CUDA build of torch")
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return without("there is no nvcc; put it on PATH or set CUDA_HOME")
+    root = cuda_root(nvcc)
+    if root is None or not Path(root, "include/cuda_runtime.h").exists():
+        return without(f"{nvcc} finds no CUDA headers")
+    version = nvcc_version(nvcc)
+    if version.split(".")[0] != torch_cuda.split(".")[0]:
+        return without(f"nvcc is CUDA {version} and torch is CUDA {torch_cuda}")
+    if not any(Path(root, lib, "libcudart_static.a").exists() for lib in ("lib64", "lib")):
+        return without(f"{root} has no libcudart_static.a")
+    say(f"CUDA {version} from {root}")
+    return root
+
+
+def packaged_compiler(torch_cuda: str | None) -> list[str]:
+    """Build requirements that bring nvcc, where CUDA is insisted on and there is none."""
+    if cuda_wish() != "1" or torch_cuda is None or find_nvcc():
+        return []
+    parts = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-cccl")
+    return [f"{part}=={torch_cuda}.*" for part in parts]
+
+
+def check_machine(compiler: str) -> None:
+    if shutil.which(compiler.split()[0]) is None:
+        stop(f"no C++ compiler ({compiler}); install g++ or clang++, or set CXX")
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    if not header.exists():
+        stop(f"no Python.h ({header}); install the Python headers (python3-dev)")
+    free = shutil.disk_usage(".").free
+    if free < FREE_DISK:
+        stop(f"{free / 1e9:.1f} GB of disk left here; the build needs {FREE_DISK / 1e9:.1f} GB")
+
+
+def main() -> None:
+    try:
+        import torch
+    except ImportError:
+        stop("building needs torch>=2.10 here; install it, or build with isolation on")
+    root = cuda_toolkit(torch.version.cuda)
+    if root is not None:
+        os.environ["CUDA_HOME"] = root  # read when cpp_extension is imported
+        if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
+            os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHS
+    import pybind11
+    from torch.utils import cpp_extension
+
+    def sources(*patterns: str) -> list[str]:
+        return sorted(str(path) for pattern in patterns for path in Path("csrc").glob(pattern))
+
+    common = {
+        "include_dirs": [pybind11.get_include()],
+        "define_macros": [
+            ("TORCH_TARGET_VERSION", STABLE_ABI),
+            ("FOCALDET_TORCH", f'"{torch.__version__}"'),
+        ],
+        "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-s"],
+    }
+    cpu = cpp_extension.CppExtension(
+        "focaldet._C",
+        sources("ops.cpp", "cpu/*.cpp"),
+        extra_compile_args={"cxx": CXX_FLAGS},
+        **common,
+    )
+    # Not torch_python, which is no stable ABI; pybind11 talks to Python alone.
+    cpu.libraries = ["c10", "torch_cpu"]
+    extensions = [cpu]
+    if root is not None:
+        archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "native")
+        say(f"CUDA architectures: {archs}")
+        cuda = cpp_extension.CUDAExtension(
+            "focaldet._C_cuda",
+            sources("cuda/*.cpp", "cuda/*.cu"),
+            extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+            **common,
+        )
+        cuda.define_macros += [("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')]
+        # The CUDA runtime is linked statically, so that the module does not ask for one by version.
+        cuda.libraries = ["c10", "torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"]
+        extensions.append(cuda)
+
+    class Build(cpp_extension.BuildExtension):
+        def build_extensions(self) -> None:
+            check_machine(cpp_extension.get_cxx_compiler())
+            for extension in self.extensions:
+                version = self.distribution.get_version()
+                extension.define_macros.append(("FOCALDET_VERSION", f'"{version}"'))
+            say("building " + " and ".join(e.name for e in self.extensions))
+            super().build_extensions()
+
+    setup(
+        ext_modules=extensions,
+        cmdclass={"build_ext": Build},
+        setup_requires=packaged_compiler(torch.version.cuda),
+    )
+
+
+main()
