@@ -1,0 +1,43 @@
+"""Detection data sets: readers, transforms, batches and generated scenes. Knows no model.
+
+dataset = CocoDataset("instances.json", "images", transform=train_transform(320))
+for images, targets in Batches(dataset, batch_size=8, workers=2, shuffle=True).epoch(0):
+    losses = model(images, targets)
+"""
+
+from .coco import CocoDataset
+from .dataset import DetectionDataset, SkippedBoxWarning, SkippedImageWarning, Table
+from .images import ImageError, read_image
+from .loader import Batches, collate
+from .scenes import generate_scenes
+from .transforms import (
+    Compose,
+    HorizontalFlip,
+    Resize,
+    ToTensor,
+    VerticalFlip,
+    eval_transform,
+    train_transform,
+)
+from .voc import VocDataset
+
+__all__ = [
+    "Batches",
+    "CocoDataset",
+    "Compose",
+    "DetectionDataset",
+    "HorizontalFlip",
+    "ImageError",
+    "Resize",
+    "SkippedBoxWarning",
+    "SkippedImageWarning",
+    "Table",
+    "ToTensor",
+    "VerticalFlip",
+    "VocDataset",
+    "collate",
+    "eval_transform",
+    "generate_scenes",
+    "read_image",
+    "train_transform",
+]

@@ -1,0 +1,92 @@
+"""Reading one image file: any of the usual formats and pixel modes becomes an RGB Pillow image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from ..errors import UserError
+
+# Raster formats only: Pillow's others include EPS, which it renders by running Ghostscript.
+# (An MPO, as phones write it, opens as JPEG.)
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+
+
+class ImageError(UserError):
+    """An image file that cannot be used: missing, unreadable, or not of the announced size."""
+
+
+def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """Read an image file as RGB, 8 bits a channel.
+
+    Grayscale is repeated over the channels, alpha is dropped, a palette looked up, CMYK converted,
+    and 16 bits scaled to 8 by their full range (Pillow's own conversion clips them at 255).
+
+    Args:
+        path: The file: JPEG, PNG, WebP, TIFF, BMP, GIF (first frame), PPM or JPEG 2000.
+        size: The (height, width) that the annotations were made for. Annotation tools differ in
+            whether they apply a photo's EXIF orientation, and this size tells which was done: the
+            orientation is applied where that, and only that, gives this size; where the stored
+            pixels have it already they stay as stored, as pycocotools and torchvision take them.
+            Without a size the orientation is applied, as a viewer would.
+
+    Raises:
+        ImageError: The file is missing, unreadable, or has another size.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            file.load()
+            image = _upright(file) if size is None or size != _size(file) else file
+            image = _rgb(image)
+    except FileNotFoundError:
+        raise ImageError(f"image {str(path)!r} does not exist") from None
+    except Exception as error:  # Pillow's decoders raise a dozen types on a broken file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(
+            f"image {str(path)!r} cannot be read ({reason}); expected an intact file of one of "
+            f"{', '.join(FORMATS)}"
+        ) from error
+    if size is not None and _size(image) != size:
+        raise ImageError(
+            f"image {str(path)!r} is {image.width} x {image.height} pixels, but its annotations "
+            f"are for {size[1]} x {size[0]} (width x height)"
+        )
+    return image
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """The real path of file `name` in `folder`; a name that leads out of it is refused.
+
+    Raises:
+        UserError: `name` is absolute, holds "..", or passes through a link that ends outside.
+    """
+    root, relative = os.path.realpath(folder), PurePath(name)
+    climbs = relative.is_absolute() or ".." in relative.parts or "\0" in name
+    path = root if climbs else os.path.realpath(os.path.join(root, name))
+    if climbs or not Path(path).is_relative_to(root):
+        raise UserError(
+            f"file name {name!r} leads out of the folder {str(folder)!r}; expected a path inside it"
+        )
+    return Path(path)
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    return image.height, image.width
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # "I;16" and its byte orders; "I": 16 bits read as 32
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")  # else Pillow warns about palettes with transparency
+    return image.convert("RGB")

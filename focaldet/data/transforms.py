@@ -1,0 +1,136 @@
+"""Transforms of an image and its boxes together.
+
+A transform is called as ``transform(image, boxes, generator)`` with a Pillow RGB image, its boxes,
+a float32 [n, 4] tensor of [x1, y1, x2, y2] in that image's pixels, and the `torch.Generator` that
+every random choice is drawn from; it returns the new (image, boxes). Nothing else is random, so an
+augmented item is a function of the generator's seed, whichever worker computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Transform = Callable[[Any, Tensor, torch.Generator], tuple[Any, Tensor]]
+
+
+def seeded_generator(seed: int, *key: int) -> torch.Generator:
+    """A generator for one purpose of a run, e.g. (seed, epoch, index), independent of all others.
+
+    `SeedSequence` mixes the key; its result is fixed by NumPy's compatibility policy (NEP 19).
+    """
+    state = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+class Compose:
+    """Apply transforms one after the other."""
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, image: Any, boxes: Tensor, generator: torch.Generator) -> tuple[Any, Tensor]:
+        for transform in self.transforms:
+            image, boxes = transform(image, boxes, generator)
+        return image, boxes
+
+
+class Resize:
+    """Scale by min(min_size / shorter side, max_size / longer side), keeping the aspect ratio.
+
+    The rule of torchvision's and detectron2's detectors, except that sides are rounded, not
+    floored: so an image that was resized once is left alone by the same rule a second time.
+    """
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        if not 0 < min_size <= max_size:
+            raise ValueError(f"expected 0 < min_size <= max_size, got {min_size} and {max_size}")
+        self.min_size, self.max_size = min_size, max_size
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, generator: torch.Generator
+    ) -> tuple[Image.Image, Tensor]:
+        scale = min(self.min_size / min(image.size), self.max_size / max(image.size))
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        if (width, height) == image.size:
+            return image, boxes
+        ratio = boxes.new_tensor([width / image.width, height / image.height]).repeat(2)
+        # Pillow's filter widens with the reduction: no aliasing.
+        return image.resize((width, height), Image.Resampling.BILINEAR), boxes * ratio
+
+
+class HorizontalFlip:
+    """Mirror left and right with probability `p`."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = _probability(p)
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, generator: torch.Generator
+    ) -> tuple[Image.Image, Tensor]:
+        if not _happens(self.p, generator):
+            return image, boxes
+        x1, y1, x2, y2 = boxes.unbind(1)
+        boxes = torch.stack([image.width - x2, y1, image.width - x1, y2], 1)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), boxes
+
+
+class VerticalFlip:
+    """Mirror top and bottom with probability `p`."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = _probability(p)
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, generator: torch.Generator
+    ) -> tuple[Image.Image, Tensor]:
+        if not _happens(self.p, generator):
+            return image, boxes
+        x1, y1, x2, y2 = boxes.unbind(1)
+        boxes = torch.stack([x1, image.height - y2, x2, image.height - y1], 1)
+        return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), boxes
+
+
+class ToTensor:
+    """RGB Pillow image to a contiguous float32 [3, H, W] tensor in [0, 1]."""
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        scaled = np.empty(pixels.shape, np.float32)
+        return torch.from_numpy(np.divide(pixels, np.float32(255), out=scaled)), boxes
+
+
+def train_transform(
+    size: int, *, horizontal_flip: float = 0.5, vertical_flip: float = 0.0
+) -> Compose:
+    """Longest side to `size` pixels, random flips, tensor."""
+    return Compose(
+        [
+            Resize(size, size),
+            HorizontalFlip(horizontal_flip),
+            VerticalFlip(vertical_flip),
+            ToTensor(),
+        ]
+    )
+
+
+def eval_transform(size: int) -> Compose:
+    """Longest side to `size` pixels, tensor: nothing random."""
+    return Compose([Resize(size, size), ToTensor()])
+
+
+def _probability(p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"expected a probability in [0, 1], got {p}")
+    return p
+
+
+def _happens(p: float, generator: torch.Generator) -> bool:
+    return torch.rand((), generator=generator).item() < p

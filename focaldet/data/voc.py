@@ -1,0 +1,173 @@
+"""Pascal VOC folders (http://host.robots.ox.ac.uk/pascal/VOC/): one XML file an image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+
+from ..errors import UserError
+from .dataset import DetectionDataset, Table
+from .images import inside
+from .transforms import Transform
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+
+
+class VocDataset(DetectionDataset):
+    """A data set annotated in Pascal VOC's XML format. Items and errors: see `DetectionDataset`.
+
+    Corners are taken as given, [xmin, ymin, xmax, ymax] in pixels, without the development kit's
+    shift by one (its pixels count from 1, and xmax belongs to the box). `difficult` objects are
+    crowd: not learned, and neither missed nor false in the evaluation.
+
+    Args:
+        root: The folder that holds JPEGImages, Annotations and ImageSets/Main.
+        split: Name of a list of images: ImageSets/Main/<split>.txt.
+        classes: Class names in the order of their labels. By default all names in Annotations,
+            sorted, so that every split of a folder has the same labels.
+        transform, skip_bad_images, skip_bad_boxes: See `DetectionDataset`.
+
+    Image ids (in the order of the list) and category ids (in that of the labels) count from 1.
+
+    Raises:
+        UserError: Also for a file that is not of this format.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        classes: Sequence[str] | None = None,
+        transform: Transform | None = None,
+        skip_bad_images: bool = False,
+        skip_bad_boxes: bool = False,
+    ) -> None:
+        super().__init__(
+            read_voc(root, split, classes),
+            Path(root, "JPEGImages"),
+            transform=transform,
+            skip_bad_images=skip_bad_images,
+            skip_bad_boxes=skip_bad_boxes,
+        )
+
+
+def read_voc(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Table:
+    """The images and objects of one split of a Pascal VOC folder; boxes are checked for form."""
+    split_file = Path(root, "ImageSets", "Main", f"{split}.txt")
+    lines = _read(split_file).decode(errors="replace").splitlines()
+    stems = [line.strip() for line in lines if line.strip()]
+    if len(set(stems)) < len(stems):
+        twice = Counter(stems).most_common(1)[0][0]
+        raise UserError(f"{split_file} lists {twice!r} twice; expected every image once")
+
+    folder = Path(root, "Annotations")
+    sizes, image_rows, numbers, names, crowd, corners = [], [], [], [], [], []
+    for row, stem in enumerate(stems):
+        file = inside(folder, f"{stem}.xml")
+        image = _parse(file)
+        sizes.append([_size(image, key, file) for key in ("height", "width")])
+        for number, item in enumerate(image.iterfind("object"), start=1):
+            image_rows.append(row)
+            numbers.append(number)
+            names.append(_text(item, "name", file))
+            crowd.append(item.findtext("difficult", "0").strip() == "1")
+            corners.append([_number(item, f"bndbox/{corner}", file) for corner in CORNERS])
+
+    if classes is None:
+        classes = sorted({name for file in folder.glob("*.xml") for name in _class_names(file)})
+    labels = {name: label for label, name in enumerate(classes)}
+    if not labels.keys() >= set(names):
+        row = next(row for row, name in enumerate(names) if name not in labels)
+        raise UserError(
+            f"{folder / stems[image_rows[row]]}.xml: object {numbers[row]} is of the unknown "
+            f"class {names[row]!r}; expected one of {', '.join(classes)}"
+        )
+
+    corners = np.array(corners, np.float64).reshape(-1, 4)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    return Table(
+        source=str(split_file),
+        image_ids=list(range(1, len(stems) + 1)),
+        file_names=[_file_name(Path(root, "JPEGImages"), stem) for stem in stems],
+        sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        category_ids=list(range(1, len(classes) + 1)),
+        class_names=list(classes),
+        image_rows=np.array(image_rows, np.int64),
+        labels=np.array([labels[name] for name in names], np.int64),
+        boxes=boxes,
+        areas=boxes[:, 2] * boxes[:, 3],
+        crowd=np.array(crowd, bool),
+        object_ids=np.array(numbers, np.int64),
+    )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"annotation file {str(file)!r} cannot be opened: {error.strerror}"
+        ) from None
+
+
+def _parse(file: Path) -> Element:
+    """The root element of an XML file without a document type.
+
+    Entities are declared in a document type alone, so without one nothing can expand
+    ("billion laughs") or reach another file.
+    """
+
+    def refuse(*_: object) -> None:
+        raise UserError(f"{file} holds a document type (DOCTYPE); expected plain XML")
+
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(_read(file), True)
+    except expat.ExpatError as error:
+        raise UserError(f"{file} is not XML ({error}); expected a Pascal VOC annotation") from None
+    return builder.close()
+
+
+def _class_names(file: Path) -> Iterator[str]:
+    return (_text(item, "name", file) for item in _parse(file).iterfind("object"))
+
+
+def _text(element: Element, path: str, file: Path) -> str:
+    text = element.findtext(path, "").strip()
+    if not text:
+        raise UserError(
+            f"{file}: <{element.tag}> has no <{path}>; expected a Pascal VOC annotation"
+        )
+    return text
+
+
+def _number(element: Element, path: str, file: Path) -> float:
+    text = _text(element, path, file)
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{file}: <{path}> is {text!r}; expected a number") from None
+
+
+def _size(image: Element, key: str, file: Path) -> int:
+    value = _number(image, f"size/{key}", file)
+    if not (value.is_integer() and 0 < value < 2**31):
+        raise UserError(f"{file}: <size/{key}> is {value:g}; expected an integer > 0")
+    return int(value)
+
+
+def _file_name(folder: Path, stem: str) -> str:
+    """The image of an annotation, by its name: the XML's <filename> is often out of date."""
+    names = [f"{stem}{suffix}" for suffix in SUFFIXES]
+    return next((name for name in names if (folder / name).is_file()), names[0])

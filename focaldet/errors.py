@@ -1,0 +1,9 @@
+"""The one exception that is addressed to the person at the keyboard."""
+
+
+class UserError(ValueError):
+    """Bad input from outside the program: a file, a data set, a command-line value.
+
+    The message is one line that names the thing, says what came and what was expected. The command
+    line prints it as ``focaldet: error: <message>`` and exits with code 2, without a traceback.
+    """
