@@ -1,0 +1,67 @@
+"""The feature pyramid: Lin et al. 2016, "Feature Pyramid Networks", with RetinaNet's P3 to P7."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .resnet import ResNet
+
+
+class FeaturePyramid(nn.Module):
+    """C3, C4, C5 to P3 .. P7, strides 8 to 128, all of `channels` channels.
+
+    P6 is a strided 3x3 convolution on C5 (`p6_from="c5"`: the paper, torchvision's v2) or on P5
+    ("p5": torchvision's v1); P7 is one on relu(P6).
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, p6_from: str = "p5"):
+        super().__init__()
+        self.p6_from = p6_from
+        # Sequentials of one, for torchvision's parameter names end in ".0".
+        self.inner_blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, channels, 1)) for c in in_channels
+        )
+        self.layer_blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)) for _ in in_channels
+        )
+        p6_channels = in_channels[-1] if p6_from == "c5" else channels
+        self.extra_blocks = nn.ModuleDict(
+            {
+                "p6": nn.Conv2d(p6_channels, channels, 3, stride=2, padding=1),
+                "p7": nn.Conv2d(channels, channels, 3, stride=2, padding=1),
+            }
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # Xavier by fan-in, the FPN's authors' own choice
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        merged = [block(c) for block, c in zip(self.inner_blocks, features, strict=True)]
+        for i in range(len(merged) - 2, -1, -1):  # top-down
+            merged[i] += F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
+        levels = [block(m) for block, m in zip(self.layer_blocks, merged, strict=True)]
+        p6 = self.extra_blocks["p6"](features[-1] if self.p6_from == "c5" else levels[-1])
+        return [*levels, p6, self.extra_blocks["p7"](F.relu(p6))]
+
+
+class ResNetFPN(nn.Module):
+    """Images [B, 3, H, W] to the five levels of the pyramid."""
+
+    def __init__(
+        self,
+        variant: str = "resnet50",
+        norm: str = "batch",
+        width: int = 64,
+        channels: int = 256,
+        p6_from: str = "p5",
+    ) -> None:
+        super().__init__()
+        self.body = ResNet(variant, norm, width)
+        self.fpn = FeaturePyramid(self.body.out_channels, channels, p6_from)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.fpn(self.body(images))
