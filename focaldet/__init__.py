@@ -16,14 +16,16 @@ except ImportError as error:
         reason = f"the extension focaldet._C does not load ({error}). Reinstall: `pip install .`"
     raise ImportError(f"focaldet: {reason}") from None
 
+# Its own module, because it needs libtorch_cuda: _C loads beside a CPU-only torch as well.
+_C_cuda = None
+cuda_reason = "this torch is CPU only"
 if torch.version.cuda is not None:
-    # Needs libtorch_cuda, so it is another module: _C loads beside a CPU-only torch as well.
     try:
         from . import _C_cuda
-    except ImportError:
-        _C_cuda = None
-else:
-    _C_cuda = None
+    except ModuleNotFoundError:
+        cuda_reason = "focaldet was built without CUDA (FOCALDET_CUDA=1 builds it)"
+    except ImportError as error:
+        cuda_reason = str(error)
 
 from . import ops
 from .ops import AnchorGrid, Anchors

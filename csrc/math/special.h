@@ -34,9 +34,9 @@ FD_HD uint32_t float_to_bits(float value) {
   return bits;
 }
 
-// e^x. Monotone; at most 1 ulp; correct subnormals, 0 and infinity at the ends; NaN stays NaN.
+// e^x. Monotone; at most 1 ulp, subnormal results included; 0 and infinity at the ends; NaN stays.
 // Cody-Waite reduction x = n ln 2 + r with |r| <= ln 2 / 2, then 1 + r + r^2 q(r), q of degree 4
-// (Chebyshev fit of the series). 2^n is applied in two halves: one factor could not be subnormal.
+// (minimax fit). 2^n is applied in two halves: one factor could not be subnormal.
 FD_HD float exp_(float x) {
   x = x > 89.0f ? 89.0f : x;          // e^89 overflows to infinity
   x = x < -105.0f ? -105.0f : x;      // e^-105 underflows to zero
@@ -44,14 +44,17 @@ FD_HD float exp_(float x) {
   const float shifted = std::fma(x, 0x1.715476p+0f, shifter);
   const int32_t n = static_cast<int32_t>(float_to_bits(shifted) - float_to_bits(shifter));
   const float rounded = shifted - shifter;
-  float r = std::fma(rounded, -0x1.62e430p-1f, x);
-  r = std::fma(rounded, 0x1.05c610p-29f, r);
-  float q = 1.3926184e-3f;
-  q = std::fma(q, r, 8.363179e-3f);
-  q = std::fma(q, r, 4.1666556e-2f);
-  q = std::fma(q, r, 1.6666576e-1f);
+  const float coarse = std::fma(rounded, -0x1.62e430p-1f, x);  // exact: ln 2 to 21 bits
+  const float fine = rounded * 0x1.05c610p-29f;
+  const float r = coarse + fine;
+  float q = 1.4035514e-3f;
+  q = std::fma(q, r, 8.372263e-3f);
+  q = std::fma(q, r, 4.1665554e-2f);
+  q = std::fma(q, r, 1.6666488e-1f);
   q = std::fma(q, r, 0.5f);
-  const float y = std::fma(q * r, r, r) + 1.0f;
+  const float leading = 1.0f + coarse;  // what it rounds away goes on in the correction
+  const float correction = (coarse - (leading - 1.0f)) + std::fma(q * r, r, fine);
+  const float y = leading + correction;
   const int32_t half = n >> 1;
   const float low = bits_to_float(static_cast<uint32_t>(half + 127) << 23);
   const float high = bits_to_float(static_cast<uint32_t>(n - half + 127) << 23);
@@ -73,12 +76,18 @@ FD_HD float log1p_unit(float e) {
 }
 FD_HD double log1p_unit(double e) { return std::log1p(e); }
 
-// 1 / (1 + e^-x), at most 2 ulp above the smallest normal number. The single form, for either sign,
-// is a composition of monotone roundings: a larger logit never scores lower.
-template <class T>
-FD_HD T sigmoid(T x) {
-  return T(1) / (T(1) + exp_(-x));
+// 1 / (1 + e^-x): at most 2 ulp above the smallest normal number, and monotone, so that a larger
+// logit never scores lower (both checked over every float). Where e^-x >= 1 the error of the sum
+// would reach 2.3 ulp of the small result: what the sum rounds away is put back.
+FD_HD float sigmoid(float x) {
+  const float e = exp_(-x);
+  const float sum = 1.0f + e;
+  const float lost = 1.0f - (sum - e);
+  const float result = 1.0f / sum;
+  const bool correctable = (e >= 1.0f) & (e <= std::numeric_limits<float>::max());
+  return correctable ? std::fma(-(lost * result), result, result) : result;
 }
+FD_HD double sigmoid(double x) { return 1.0 / (1.0 + exp_(-x)); }
 
 // What the losses need of one logit, from one exponential and without cancellation.
 template <class T>

@@ -1,0 +1,104 @@
+"""nms, batched_nms and nms_padded, on boxes strewn evenly and on boxes in clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .common import Case, Provider, Run, Setup, call, random_boxes
+
+IOU = 0.5
+CLASSES = 80
+MAX_DETECTIONS = 100
+SIZES = (1_000, 10_000)
+QUICK_SIZES = (50,)
+LONG_LOOP = f"a Python loop over the kept boxes; see {SIZES[0]:,} boxes"
+
+
+class Inputs(NamedTuple):
+    boxes: Tensor  # [N, 4]
+    scores: Tensor  # [N], all different in float32: not every peer breaks ties alike
+    labels: Tensor  # int64 [N]
+
+
+def uniform(setup: Setup, n: int) -> Tensor:
+    return random_boxes(setup, n, seed=0)
+
+
+def clustered(setup: Setup, n: int) -> Tensor:
+    """About 50 boxes around each object, each side off by some 4 pixels, as detectors give them."""
+    objects = random_boxes(setup, max(1, n // 50), seed=0)
+    rows = torch.arange(n, device=setup.device) % len(objects)
+    shift = (torch.randn(n, 4, generator=setup.random(1)) * 32).round() / 8
+    return objects[rows] + shift.to(objects)
+
+
+LAYOUTS = {"uniform": uniform, "clustered": clustered}
+
+
+def inputs(setup: Setup, layout: str, n: int) -> Inputs:
+    random = setup.random(2)
+    scores = ((torch.randperm(n, generator=random) + 1) / n).to(setup.device, setup.dtype)
+    labels = torch.randint(CLASSES, (n,), generator=random).to(setup.device)
+    return Inputs(LAYOUTS[layout](setup, n), scores, labels)
+
+
+def one_group(x: Inputs) -> tuple[Any, ...]:
+    return x.boxes, x.scores, IOU
+
+
+def by_label(x: Inputs) -> tuple[Any, ...]:
+    return x.boxes, x.scores, x.labels, IOU
+
+
+def one_image(x: Inputs) -> tuple[Any, ...]:
+    return x.boxes[None], x.scores[None], x.labels[None], IOU, 0.0, MAX_DETECTIONS
+
+
+def torchvision_padded(x: Inputs) -> Run:
+    """batched_nms, cut off and padded."""
+    from torchvision.ops import batched_nms
+
+    def run() -> tuple[Tensor, Tensor]:
+        keep = batched_nms(*by_label(x))[:MAX_DETECTIONS]
+        idx = keep.new_full((1, MAX_DETECTIONS), -1)
+        idx[0, : len(keep)] = keep
+        return idx, torch.tensor([len(keep)], device=keep.device)
+
+    return run
+
+
+FUNCTIONS: dict[str, dict[str, Provider]] = {
+    "nms": {
+        "focaldet": call("focaldet.ops:nms", one_group),
+        "reference": call("focaldet.reference:nms", one_group),
+        "torchvision": call("torchvision.ops:nms", one_group),
+    },
+    f"batched_nms, {CLASSES} classes": {
+        "focaldet": call("focaldet.ops:batched_nms", by_label),
+        "reference": call("focaldet.reference:batched_nms", by_label),
+        "torchvision": call("torchvision.ops:batched_nms", by_label),
+    },
+    f"nms_padded, {CLASSES} classes, best {MAX_DETECTIONS}": {
+        "focaldet": call("focaldet.ops:nms_padded", one_image),
+        "reference": call("focaldet.reference:nms_padded", one_image),
+        "torchvision": torchvision_padded,
+    },
+}
+
+
+def cases(setup: Setup) -> Iterator[Case]:
+    for name, providers in FUNCTIONS.items():
+        for layout in LAYOUTS:
+            for n in QUICK_SIZES if setup.quick else SIZES:
+                x = inputs(setup, layout, n)
+                yield Case(
+                    f"{name}, {n:,} {layout} boxes",
+                    x,
+                    providers,
+                    moved=sum(t.nbytes for t in (x[:2] if name == "nms" else x)),
+                    skip={"reference": LONG_LOOP} if n > SIZES[0] else {},
+                )

@@ -1,0 +1,123 @@
+"""`python -m benchmarks.tables`: renders benchmarks/results/*.json into the README.
+
+`python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `python -m
+benchmarks.detector` those in detector/. The tables stand between two marker lines each. `--check` changes nothing, and exits with 1 if they do not say what the
+results say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import ROOT, detector
+from .report import COPY, Row, digits, duration, in_threads, spread
+
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+COLUMNS = ("focaldet", COPY, "torchvision", "reference")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.tables", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the README differs")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    args = parser.parse_args(argv)
+    text = rendered = read(args.readme)
+    sections = {"benchmarks": render(args.results)}
+    for path in sorted(args.results.glob("detector/*.json")):
+        sections[path.stem] = detector.table(json.loads(read(path)))
+    for name, section in sections.items():
+        rendered = replace(rendered, name, section, args.readme)
+    if args.check:
+        if rendered != text:
+            print(f"{args.readme} does not say what {args.results} says; run this without --check")
+        return int(rendered != text)
+    if rendered != text:
+        args.readme.write_text(rendered, encoding="utf-8")
+    return 0
+
+
+def replace(text: str, name: str, section: str, readme: Path) -> str:
+    """The text with the section between its two marker lines."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = text.partition(begin + "\n")
+    _, found_end, after = rest.partition(end)
+    if not (found and found_end):
+        stop(f"{readme}: expected the lines {begin} and {end}")
+    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
+
+
+def render(results: Path) -> str:
+    """A table for each result, and a line for each kind of device that has none."""
+    runs = [load(path) for path in sorted(results.glob("*.json"))]
+    parts = []
+    for device, title in DEVICES.items():
+        of_device = [run for run in runs if run["facts"]["device"] == device]
+        parts += [table(title, run) for run in of_device] or [f"{title}: not measured yet."]
+    return "\n\n".join(parts)
+
+
+def table(title: str, run: dict[str, Any]) -> str:
+    facts = run["facts"]
+    heap = "heap kept" if facts["heap"] == "kept" else "default malloc"
+    caption = (
+        f"{title}: {facts['gpu'] or facts['cpu']}, {in_threads(facts)}, SIMD "
+        f"{facts['simd']}, {facts['dtype']}, {heap}; torch {facts['torch']}, torchvision "
+        f"{facts['torchvision'] or 'not installed'}; csrc `{facts['csrc_sha256'][:12]}`."
+    )
+    lines = [
+        caption,
+        "",
+        "| | focaldet | copy of the same bytes | torchvision | reference |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    cases: dict[str, dict[str, Row]] = {}
+    for fields in run["rows"]:
+        row = Row(**fields)
+        cases.setdefault(row.case, {})[row.provider] = row
+    for case, rows in cases.items():
+        cells = [cell(rows.get(name), rows.get("focaldet")) for name in COLUMNS]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(row: Row | None, focaldet: Row | None) -> str:
+    """The median, and behind it that of the ratios to focaldet."""
+    if row is None or not row.seconds:
+        return "differs" if row and row.note.startswith("disagrees") else ""
+    text = duration(spread(row.seconds).median)
+    if row.provider == "focaldet" or not (ratios := row.relative_to(focaldet)):
+        return text
+    ratio = spread(ratios).median
+    return f"{text} ({digits(ratio) if ratio >= 1 else f'{ratio:.2g}'}x)"
+
+
+def load(path: Path) -> dict[str, Any]:
+    try:
+        run = json.loads(read(path))
+    except json.JSONDecodeError as error:
+        stop(f"{path}: expected what `python -m benchmarks --json` writes ({error})")
+    if run["facts"]["quick"]:
+        stop(f"{path}: its figures are of a --quick run and mean nothing")
+    return run
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        stop(f"{path}: {error.strerror}")
+
+
+def stop(message: str) -> NoReturn:
+    print(f"benchmarks: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

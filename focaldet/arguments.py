@@ -1,0 +1,175 @@
+"""The arguments of the command line: names, defaults, ranges and help."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from .errors import UserError
+from .models.losses import LOSSES
+from .models.resnet import NORMS, VARIANTS
+from .optim import OPTIMIZERS, SCHEDULES
+from .train import PRECISIONS, Recipe
+
+FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # horizontal, vertical
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser("focaldet", description="Train, evaluate and run a RetinaNet detector.")
+    commands = parser.add_subparsers(required=True, dest="command", metavar="command")
+
+    def command(name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog="\n  ".join(["example:", *examples]),
+            formatter_class=_HelpFormatter,
+        )
+
+    _add_demo(
+        command(
+            "demo",
+            "train and evaluate a small detector on generated scenes, in minutes",
+            "focaldet demo --out focaldet-demo",
+        )
+    )
+    command("env", "print versions, what was built, and the hardware in use", "focaldet env")
+    _add_train(
+        command(
+            "train",
+            "train a detector on COCO JSON or Pascal VOC data",
+            "focaldet train --train train.json --val val.json --images images --out runs/cells",
+            "focaldet train --voc BCCD --size 320 --epochs 12 --out runs/cells",
+        )
+    )
+    _add_evaluate(
+        command(
+            "evaluate",
+            "score a model, or a file of detections, as pycocotools does",
+            "focaldet evaluate --weights runs/cells/best.safetensors --data val.json "
+            "--images images",
+            "focaldet evaluate --data val.json --detections detections.json --json scores.json",
+        )
+    )
+    _add_detect(
+        command(
+            "detect",
+            "draw the detections of a model on image files",
+            "focaldet detect photo.jpg folder --weights runs/cells/best.safetensors --out pictures",
+        )
+    )
+    return parser
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="focaldet-demo", metavar="DIR", help="folder to write")
+    parser.add_argument("--seed", type=_count, default=0, help="of scenes and training")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("data").add_argument
+    add("--train", metavar="JSON", help="training annotations, COCO")
+    add("--val", metavar="JSON", help="validation annotations, COCO")
+    add("--images", metavar="DIR", help="folder of the images")
+    add("--val-images", metavar="DIR", help="folder of the validation images, if another")
+    add("--train-split", default="train", metavar="NAME", help="with --voc")
+    add("--val-split", default="val", metavar="NAME", help="with --voc")
+    _add_data(add)
+    add("--flip", choices=FLIPS, default="both", help="random flips in training")
+
+    add = parser.add_argument_group("model").add_argument
+    add("--backbone", choices=VARIANTS, default="resnet18", help="trained from scratch")
+    add("--norm", choices=NORMS, default="batch", help="of the backbone")
+    add("--size", type=_size, default=320, help="longest side of an image, in pixels")
+    add("--anchor-size", type=_anchor, default=16, help="of the smallest anchors, in pixels")
+    add("--loss", choices=LOSSES, default="focal", help="of the classification")
+    add("--alpha", type=_weight, default=0.25, help="weight of the foreground in the loss")
+    add("--gamma", type=_number, default=2.0, help="focusing exponent of the focal loss")
+
+    add = parser.add_argument_group("recipe").add_argument
+    usual = Recipe()
+    add("--epochs", type=_positive, default=usual.epochs, help="passes over the training data")
+    add("--batch-size", type=_positive, default=usual.batch_size, help="images in a step")
+    add("--optimizer", choices=OPTIMIZERS, default=usual.optimizer, help="with SGD, momentum 0.9")
+    add("--lr", type=_number, help="peak learning rate; adamw: 5e-4; sgd: 0.01 for 16 images")
+    add("--weight-decay", type=_number, help="not of norms and biases; adamw: 0.01; sgd: 1e-4")
+    add("--schedule", choices=SCHEDULES, default=usual.schedule, help="of the learning rate")
+    add("--warmup", type=_count, default=usual.warmup, help="steps; onecycle has its own")
+    add("--clip-norm", type=_number, default=usual.clip_norm, help="of the gradient; 0: none")
+    add("--precision", choices=PRECISIONS, default=usual.precision, help="bfloat16: autocast")
+    add("--ema", type=_fraction, default=usual.ema, help="decay of averaged weights; 0: none")
+    add("--eval-every", type=_positive, default=usual.eval_every, help="epochs")
+    add("--seed", type=_count, default=usual.seed, help="of weights, order and flips")
+    add("--workers", type=_count, default=usual.workers, help="processes that load images")
+    add("--device", help="such as cpu or cuda:1; a GPU where there is one")
+
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, by the same command"
+    )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--weights", metavar="FILE", help="checkpoint of the model to run")
+    add("--detections", metavar="JSON", help="detections to score instead, in COCO's results form")
+    add("--data", metavar="JSON", help="ground truth, COCO")
+    add("--images", metavar="DIR", help="folder of the images")
+    add("--split", default="val", metavar="NAME", help="with --voc")
+    _add_data(add)
+    add("--json", metavar="FILE", help="write the scores here too")
+    add("--batch-size", type=_positive, default=8, help="images in a step")
+    add("--workers", type=_count, default=2, help="processes that load images")
+    add("--device", help="such as cpu or cuda:1; a GPU where there is one")
+
+
+def _add_data(add: Callable[..., Any]) -> None:
+    add("--voc", metavar="DIR", help="folder in Pascal VOC's form, instead of COCO JSON")
+    add("--skip-bad-images", action="store_true", help="name and leave out unreadable images")
+    add("--skip-bad-boxes", action="store_true", help="name and leave out boxes without area")
+
+
+def _add_detect(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="PATH", help="image files, and folders searched for them")
+    add("--weights", required=True, metavar="FILE", help="checkpoint of the model")
+    add("--out", required=True, metavar="DIR", help="new or empty folder for the pictures")
+    add("--score-threshold", type=_fraction, default=0.5, help="least score of a detection")
+    add("--device", help="such as cpu or cuda:1; a GPU where there is one")
+
+
+def _checked(convert: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not accepts(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return read
+
+
+_positive = _checked(int, lambda value: value > 0, "a whole number above 0")
+_size = _checked(int, lambda value: value >= 64, "a whole number, 64 or more")
+_anchor = _checked(int, lambda value: value >= 4, "a whole number, 4 or more")
+_count = _checked(int, lambda value: value >= 0, "a whole number, 0 or more")
+_number = _checked(float, lambda value: 0 <= value < math.inf, "a number, 0 or more")
+_weight = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+_fraction = _checked(float, lambda value: 0 <= value < 1, "a number from 0 to 1, below 1")

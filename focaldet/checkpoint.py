@@ -1,0 +1,157 @@
+"""Checkpoints: one safetensors file whose header carries a JSON description and a hash.
+
+A checkpoint is a single file, so that a single rename publishes it: a run killed at any moment
+leaves the previous checkpoint whole. The model's tensors stand under their `state_dict` names
+(`safetensors.torch.load_file` reads them without this package); what only `--resume` needs stands
+beside them under names that start with `training/`. No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .errors import UserError
+from .files import write_atomically
+from .models import RetinaNet
+
+FORMAT = 1
+_TRAINING = "training/"
+_TENSOR = "$tensor"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says about its weights: enough to rebuild the model and to use it."""
+
+    model: dict[str, Any]  # RetinaNet.config
+    class_names: list[str]  # in label order
+    category_ids: list[int]  # label -> category id of the annotation file it was trained on
+    epoch: int = 0  # epochs finished
+    metrics: dict[str, Any] = field(default_factory=dict)  # of these weights, from `evaluate`
+
+
+def save_checkpoint(
+    path: str | Path,
+    weights: dict[str, Tensor],
+    description: Description,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Writes weights, their description and, for resuming, the state of the training to `path`.
+
+    `training` is any tree of dicts and lists with tensors and JSON values as leaves, such as an
+    optimizer's `state_dict()`. The file appears under its name complete or not at all.
+    """
+    tensors = dict(weights)
+    text = {"format": FORMAT, **asdict(description)}
+    if training is not None:
+        text["training"] = _pack(training, _TRAINING.rstrip("/"), tensors)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    header = json.dumps(text)
+    digest = _digest(header, tensors)
+    write_atomically(
+        path, safetensors.torch.save(tensors, metadata={"focaldet": header, "sha256": digest})
+    )
+
+
+def load_checkpoint(
+    path: str | Path, training: bool = False
+) -> tuple[dict[str, Tensor], Description, dict[str, Any] | None]:
+    """Reads `(weights, description, training state)` from a file that `save_checkpoint` wrote.
+
+    The training state is None unless asked for and present. Raises `UserError` for a file that is
+    missing, truncated, altered, or not a focaldet checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; expected a file written by focaldet train")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "focaldet" not in metadata or "sha256" not in metadata:
+                raise UserError(
+                    f"{path}: a safetensors file, but not a checkpoint written by focaldet train"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: not a focaldet checkpoint, or a truncated one ({error}); "
+            "expected a .safetensors file written by focaldet train"
+        ) from error
+    if _digest(metadata["focaldet"], tensors) != metadata["sha256"]:
+        raise UserError(f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash")
+
+    text = json.loads(metadata["focaldet"])
+    if text.pop("format", None) != FORMAT:
+        raise UserError(
+            f"{path}: written by another version of focaldet; this one reads checkpoint "
+            f"format {FORMAT}"
+        )
+    state = text.pop("training", None)
+    state = _unpack(state, tensors) if training and state is not None else None
+    weights = {name: t for name, t in tensors.items() if not name.startswith(_TRAINING)}
+    return weights, Description(**text), state
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[RetinaNet, Description]:
+    """The trained model of a checkpoint, in eval mode on `device`, with its description."""
+    weights, description, _ = load_checkpoint(path)
+    model = RetinaNet.from_config(description.model)
+    load_weights(model, weights, path)
+    return model.to(device, memory_format=torch.channels_last).eval(), description
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """`model.load_state_dict(weights)`, with the first difference named in one line."""
+    expected = model.state_dict()
+    for name in [*expected, *weights]:
+        have = tuple(weights[name].shape) if name in weights else "nothing"
+        want = tuple(expected[name].shape) if name in expected else "nothing"
+        if have != want:
+            raise UserError(
+                f"{path}: a checkpoint of another model: {name} is {have} in the file, "
+                f"{want} in the model"
+            )
+    model.load_state_dict(weights)
+
+
+def _digest(header: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _pack(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree as JSON values, its tensors moved to `tensors` under slash-joined names."""
+    if isinstance(tree, Tensor):
+        tensors[prefix] = tree
+        return {_TENSOR: prefix}
+    if isinstance(tree, dict):
+        return {str(key): _pack(value, f"{prefix}/{key}", tensors) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_pack(value, f"{prefix}/{i}", tensors) for i, value in enumerate(tree)]
+    return tree
+
+
+def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Undoes `_pack`, but for tuples, which come back as lists, and dict keys, as strings."""
+    if isinstance(tree, dict):
+        if _TENSOR in tree:
+            return tensors[tree[_TENSOR]]
+        return {key: _unpack(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_unpack(value, tensors) for value in tree]
+    return tree

@@ -1,0 +1,192 @@
+"""The command line: `focaldet demo | env | train | evaluate | detect`.
+
+Arguments (`arguments.py`) become data sets, models and recipes here; the work is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .arguments import FLIPS, make_parser
+from .checkpoint import load_model
+from .data import (
+    CocoDataset,
+    Compose,
+    DetectionDataset,
+    SkippedBoxWarning,
+    SkippedImageWarning,
+    VocDataset,
+    eval_transform,
+    train_transform,
+)
+from .data.coco import read_coco
+from .demo import demo
+from .detect import describe, detect
+from .env import report
+from .errors import UserError
+from .evaluate import (
+    evaluate_detections,
+    evaluate_model,
+    match_categories,
+    table,
+)
+from .files import read_json, write_atomically
+from .models import RetinaNet
+from .ops import AnchorGrid
+from .train import BEST, LAST, Recipe, train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    try:
+        with _warnings_in_one_line():
+            args = make_parser().parse_args(argv)
+            COMMANDS[args.command](args)
+    except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
+        print(f"focaldet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("focaldet: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> None:
+    demo(args.out, args.seed)
+
+
+def _env(args: argparse.Namespace) -> None:
+    print(report())
+
+
+def _train(args: argparse.Namespace) -> None:
+    if not args.voc and not (args.train and args.val and args.images):
+        raise UserError("expected --train, --val and --images, or --voc")
+    horizontal, vertical = FLIPS[args.flip]
+    transform = train_transform(args.size, horizontal_flip=horizontal, vertical_flip=vertical)
+    train_set = _dataset(args, args.train, args.images, args.train_split, transform)
+    val_set = _dataset(
+        args,
+        args.val,
+        args.val_images or args.images,
+        args.val_split,
+        eval_transform(args.size),
+    )
+    torch.manual_seed(args.seed)
+    model = RetinaNet(
+        train_set.num_classes,
+        args.backbone,
+        norm=args.norm,
+        anchor_grid=AnchorGrid.torchvision(sizes=[args.anchor_size * 2**i for i in range(5)]),
+        min_size=args.size,
+        max_size=args.size,
+        loss=args.loss,
+        alpha=args.alpha,
+        gamma=args.gamma,
+    )
+    recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
+    device = _device(args.device)
+    scores = train(model, train_set, val_set, args.out, recipe, device=device, resume=args.resume)
+    _print_scores(scores, val_set.to_coco())
+    print(f"\n{args.out}: {BEST}, {LAST}, metrics.jsonl, curves.png")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    inputs = [Path(p).resolve() for p in (args.data, args.detections, args.weights) if p]
+    if args.json and Path(args.json).resolve() in inputs:
+        raise UserError(f"--json {args.json}: is one of the inputs, which are never written to")
+    if bool(args.weights) == bool(args.detections):
+        raise UserError("expected either --weights, a model to run, or --detections, to score")
+    if args.detections:
+        if not args.data:
+            raise UserError("expected --data, the ground truth, beside --detections")
+        read_coco(args.data)  # names the first entry that is ill-formed
+        ground_truth = read_json(args.data)
+        scores = evaluate_detections(ground_truth, read_json(args.detections), args.detections)
+    else:
+        model, description = load_model(args.weights, _device(args.device))
+        transform = eval_transform(model.config["max_size"])
+        dataset = _dataset(args, args.data, args.images, args.split, transform)
+        ids = match_categories(description.class_names, dataset, args.weights)
+        scores = evaluate_model(model, dataset, ids, args.batch_size, args.workers)
+        ground_truth = dataset.to_coco()
+    _print_scores(scores, ground_truth)
+    if args.json:
+        write_atomically(args.json, (json.dumps(scores, indent=1) + "\n").encode())
+
+
+def _detect(args: argparse.Namespace) -> None:
+    written = detect(args.paths, args.weights, args.out, args.score_threshold, _device(args.device))
+    print(f"{describe(read_json(written))}; pictures and {written.name} are in {args.out}")
+
+
+COMMANDS = {
+    "demo": _demo,
+    "env": _env,
+    "train": _train,
+    "evaluate": _evaluate,
+    "detect": _detect,
+}
+
+
+def _dataset(
+    args: argparse.Namespace,
+    annotations: str | None,
+    images: str | None,
+    split: str,
+    transform: Compose,
+) -> DetectionDataset:
+    options: dict[str, Any] = {
+        "transform": transform,
+        "skip_bad_images": args.skip_bad_images,
+        "skip_bad_boxes": args.skip_bad_boxes,
+    }
+    if args.voc:
+        return VocDataset(args.voc, split, **options)
+    if not (annotations and images):
+        raise UserError("expected --data and --images, or --voc")
+    return CocoDataset(annotations, images, **options)
+
+
+def _print_scores(scores: dict[str, Any], ground_truth: dict[str, Any]) -> None:
+    print(table(scores, {str(c["id"]): str(c["name"]) for c in ground_truth["categories"]}))
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's texts go on for many lines
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: cannot be used here ({reason})") from error
+    return name
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What was skipped goes to stderr without Python's file and line, clear of progress bars."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, SkippedBoxWarning | SkippedImageWarning):
+            tqdm.write(f"focaldet: {message}", file=sys.stderr)
+        else:
+            plain(message, category, *place)
+
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+        warnings.showwarning = show
+        warnings.simplefilter("always", SkippedBoxWarning)
+        warnings.simplefilter("always", SkippedImageWarning)
+        yield

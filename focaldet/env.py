@@ -1,0 +1,56 @@
+"""What `focaldet env` prints: versions, what was built, and what runs here."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+import focaldet
+
+PACKAGES = ("torchvision", "numpy", "pycocotools", "Pillow", "safetensors")
+
+
+def report() -> str:
+    """A line per fact, in the form `name: value`."""
+    facts = {
+        "focaldet": f"{focaldet.__version__}, built with torch {focaldet._C.built_with_torch}, "
+        f"compiler {focaldet._C.compiler}",
+        "torch": f"{torch.__version__}, {_torch_cuda()}",
+        "python": f"{sys.version.split()[0]}, {platform.platform()}",
+        "packages": ", ".join(f"{name} {_installed(name)}" for name in PACKAGES),
+        "CPU kernels": f"{focaldet._C.simd_level}, {torch.get_num_threads()} threads",
+        "CUDA kernels": _cuda_kernels(),
+        "GPU": _gpus(),
+    }
+    width = max(map(len, facts)) + 1
+    return "\n".join(f"{name + ':':<{width}} {value}" for name, value in facts.items())
+
+
+def _torch_cuda() -> str:
+    return f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda_kernels() -> str:
+    module = focaldet._C_cuda
+    if module is not None:
+        return f"built with CUDA {module.cuda_version} for {module.archs}, runtime linked in"
+    if torch.version.cuda is None:
+        return "not loaded: this torch is CPU only"
+    return f"not loaded: {focaldet.cuda_reason}"
+
+
+def _gpus() -> str:
+    if not torch.cuda.is_available():
+        return "none"
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{d.name} (sm_{d.major}{d.minor})" for d in devices)

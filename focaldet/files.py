@@ -1,0 +1,53 @@
+"""Reading and writing of files that are not images."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+
+def read_json(path: str | Path) -> Any:
+    """The contents of a JSON file, or a `UserError` that names the file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from error
+
+
+def new_folder(path: str | Path) -> Path:
+    """The folder, made unless it is there and empty; `UserError` if there is anything in it."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        empty = not any(path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made a folder ({error.strerror})") from error
+    if not empty:
+        raise UserError(f"{path}: expected a new or an empty folder; this one holds something")
+    return path
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Replaces `path` by a file with these bytes, whole or not at all: write, fsync, rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the rename itself is durable only once the folder is synced
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,246 @@
+"""The benchmarks run, notice wrong results, and use the focaldet that is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import focaldet
+
+ROOT = Path(__file__).resolve().parent.parent
+OPS = ("focal_loss", "anchors", "match", "nms", "boxes", "retinanet_loss", "postprocess")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def package() -> Iterator[None]:
+    """Makes `benchmarks` importable without the project root, and so ./focaldet, on sys.path."""
+    folder = ROOT / "benchmarks"
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+
+
+def part(name: str) -> ModuleType:
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a quick run of all operators writes."""
+    path = tmp_path_factory.mktemp("benchmarks") / "cpu.json"
+    arguments = [*OPS, "--quick", "--rounds", "2", "--threads", "1", "--json", str(path)]
+    assert part("__main__").main(arguments) == 0
+    return path
+
+
+def test_every_operator_is_timed_against_its_twin(result: Path) -> None:
+    rows = json.loads(result.read_text())["rows"]
+    assert {row["op"] for row in rows} == set(OPS)
+    for case in {row["case"] for row in rows}:
+        of_case = {row["provider"]: row for row in rows if row["case"] == case}
+        assert set(of_case) == {"focaldet", "reference", "torchvision", "copy"}
+        for provider, row in of_case.items():
+            absent = provider == "torchvision" and "is not installed" in row["note"]
+            left_out = provider == "reference" and row["note"].startswith("left out: ")
+            assert len(row["seconds"]) == (0 if absent or left_out else 2), row
+            assert min(row["seconds"], default=1) > 0, row
+
+
+def test_facts_name_machine_versions_and_sources(result: Path) -> None:
+    facts = json.loads(result.read_text())["facts"]
+    assert facts["simd"] == focaldet._C.simd_level
+    assert (facts["device"], facts["dtype"], facts["threads"]) == ("cpu", "float32", 1)
+    assert facts["focaldet"] == focaldet.__version__ and facts["torch"] == torch.__version__
+    assert facts["csrc_sha256"] == part("facts").csrc_sha256(ROOT / "csrc")
+
+
+@pytest.mark.slow
+def test_the_model_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert part("__main__").main(["model", "--quick", "--rounds", "1", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "training step" in out and "inference" in out
+    assert "disagrees" not in out and "fails" not in out
+
+
+def test_heap_and_simd_are_stated() -> None:
+    facts, setup = (
+        part("facts"),
+        part("common").Setup(torch.device("cpu"), torch.half, (1, 1), False),
+    )
+    known = facts.facts(setup)
+    text = part("report").header(known | {"heap": "default"})
+    assert f"SIMD {focaldet._C.simd_level}" in text
+    assert "MALLOC_MMAP_THRESHOLD_=" in text and "MALLOC_TRIM_THRESHOLD_=" in text
+    assert "heap     kept" in part("report").header(known | {"heap": "kept"})
+
+
+def test_only_providers_that_agree_are_timed() -> None:
+    common = part("common")
+
+    def absent(_: object) -> object:
+        raise ModuleNotFoundError("No module named 'peer'", name="peer")
+
+    def measure(**providers: object) -> dict[str, object]:
+        case = common.Case("a case", None, providers, moved=8)
+        rows = common.measure("op", case, setup, common.PROVIDERS, rounds=2)
+        return {row.provider: row for row in rows}
+
+    def gives(value: float) -> object:
+        return lambda _: lambda: (torch.tensor([1, 2]), torch.full((3,), value))
+
+    setup = common.Setup(torch.device("cpu"), torch.float32, (8, 8), True)
+    rows = measure(focaldet=gives(1.0), reference=gives(1.0 + 1e-6), torchvision=gives(1.1))
+    assert rows["torchvision"].note.startswith("disagrees with reference: differs by up to 0.1")
+    assert rows["torchvision"].seconds == []
+    assert [len(rows[n].seconds) for n in ("focaldet", "reference", "copy")] == [2, 2, 2]
+
+    rows = measure(focaldet=gives(float("nan")), reference=gives(1.0), torchvision=absent)
+    assert rows["focaldet"].note.startswith("disagrees with reference")
+    assert rows["torchvision"].note == "peer is not installed"
+    assert "x focaldet" not in part("report").block(list(rows.values()))
+
+
+def test_ratios_are_paired_by_round() -> None:
+    row = part("report").Row
+    slow, fast = (
+        row("op", "case", n, None, seconds=s) for n, s in (("a", [4, 60]), ("b", [2, 20]))
+    )
+    assert slow.relative_to(fast) == [2, 3]
+    assert slow.relative_to(row("op", "case", "c", None, note="left out")) == []
+
+
+def test_hash_of_sources_sees_names_and_contents(tmp_path: Path) -> None:
+    csrc_sha256 = part("facts").csrc_sha256
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "a.cpp").write_text("int a;")
+    first = csrc_sha256(tmp_path)
+    (tmp_path / "cpu" / "a.cpp").write_text("int b;")
+    second = csrc_sha256(tmp_path)
+    (tmp_path / "cpu" / "a.cpp").rename(tmp_path / "a.cpp")
+    assert len({first, second, csrc_sha256(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sort"], "op 'sort' is not there; available: focal_loss, anchors"),
+        (["nms", "--provider", "mmcv"], "provider 'mmcv' is not there; available: focaldet, "),
+        (["nms", "--device", "tpu"], "device 'tpu' is not there; available: cpu"),
+        (["nms", "--dtype", "int8"], "dtype 'int8' is not there; available: float32"),
+        (["nms", "--rounds", "0"], "expected an integer of at least 1, got '0'"),
+        (["nms", "--json", "no/such/folder/cpu.json"], "expected a file in a folder that exists"),
+    ],
+)
+def test_bad_arguments_get_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        part("__main__").main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
+    """A README with markers, and the arguments that render a measured CPU result into it."""
+    tables = part("tables")
+    (tmp_path / "results").mkdir()
+    run = json.loads(result.read_text())
+    run["facts"]["quick"] = False
+    (tmp_path / "results" / "cpu.json").write_text(json.dumps(run))
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    return path, ["--readme", str(path), "--results", str(tmp_path / "results")]
+
+
+def test_tables_are_rendered_between_the_markers(readme: tuple[Path, list[str]]) -> None:
+    path, arguments = readme
+    main = part("tables").main
+    assert main([*arguments, "--check"]) == 1
+    assert "old" in path.read_text()  # a check changes nothing
+    assert main(arguments) == 0
+    text = path.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "GPU: not measured yet." in text and "CPU: not measured" not in text
+    assert "| nms, 50 uniform boxes | " in text
+    assert main([*arguments, "--check"]) == 0
+    path.write_text(text.replace(" µs", " ms", 1))
+    assert main([*arguments, "--check"]) == 1
+
+
+def test_tables_without_results(readme: tuple[Path, list[str]]) -> None:
+    path, arguments = readme
+    (path.parent / "results" / "cpu.json").unlink()
+    assert part("tables").main(arguments) == 0
+    assert "CPU: not measured yet.\n\nGPU: not measured yet." in path.read_text()
+
+
+def test_tables_refuse_what_they_cannot_use(
+    readme: tuple[Path, list[str]], result: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, arguments = readme
+    target = path.parent / "results" / "cpu.json"
+
+    def refused() -> str:
+        with pytest.raises(SystemExit) as stopped:
+            part("tables").main(arguments)
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    shutil.copy(result, target)
+    assert "--quick" in refused()
+    target.write_text("{")
+    assert "expected what `python -m benchmarks --json` writes" in refused()
+    path.write_text("no markers")
+    assert "benchmarks:begin" in refused()
+    path.unlink()
+    assert "README.md: No such file" in refused()
+
+
+@pytest.fixture
+def source_tree(tmp_path: Path) -> Path:
+    """A copy of the source folders without a built extension."""
+    built = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "results")
+    for folder in ("benchmarks", "csrc", "focaldet"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=built)
+    return tmp_path
+
+
+def test_an_unbuilt_folder_does_not_hide_the_installed_package(source_tree: Path) -> None:
+    arguments = "anchors --quick --rounds 1 --threads 1 --provider focaldet".split()
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    run = subprocess.run(command, cwd=source_tree, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "generate_anchors" in run.stdout
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_which_package_is_used(source_tree: Path, built: bool) -> None:
+    if built:
+        (source_tree / "focaldet" / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    find = "import benchmarks, importlib.util as u; print(u.find_spec('focaldet').origin)"
+    command = [sys.executable, "-c", find]
+    run = subprocess.run(command, cwd=source_tree, capture_output=True, text=True, check=True)
+    expected = source_tree / "focaldet" / "__init__.py" if built else Path(focaldet.__file__)
+    assert Path(run.stdout.strip()).resolve() == expected.resolve()

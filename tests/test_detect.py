@@ -1,0 +1,133 @@
+"""Boxes come back in the original's pixels; outputs are named apart; inputs are left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePath
+
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from focaldet.checkpoint import Description, save_checkpoint
+from focaldet.data import eval_transform
+from focaldet.detect import detect, detect_batch, find_images, picture_names
+from focaldet.errors import UserError
+from focaldet.models import RetinaNet
+
+
+@pytest.fixture
+def model() -> RetinaNet:
+    torch.manual_seed(0)
+    model = RetinaNet(
+        2,
+        "resnet18",
+        width=16,
+        fpn_channels=16,
+        head_depth=1,
+        min_size=64,
+        max_size=64,
+        score_thresh=0.0,
+        detections_per_img=5,
+    )
+    return model.eval()
+
+
+@pytest.fixture
+def weights(model: RetinaNet, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.state_dict(), Description(model.config, ["ant", "bee"], [3, 9]))
+    return path
+
+
+def picture(path: Path, size: tuple[int, int] = (96, 48), colour: str = "red") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def test_boxes_are_in_pixels_of_the_original(model: RetinaNet) -> None:
+    original = Image.effect_noise((192, 96), 60).convert("RGB")
+    image, _ = eval_transform(64)(original, torch.zeros(0, 4), torch.Generator())
+    (small,) = model([image])
+    (found,) = detect_batch(model, [image], [(96, 192)])
+    assert len(found["boxes"]) == 5
+    torch.testing.assert_close(found["boxes"], small["boxes"] * 3)
+
+
+def test_pictures_and_json(weights: Path, tmp_path: Path) -> None:
+    a = picture(tmp_path / "a" / "photo.png")
+    b = picture(tmp_path / "b" / "photo.jpg", (50, 80))
+    picture(tmp_path / "c" / "deep" / "photo.jpg")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("photo.*")}
+
+    written = detect([a, b, tmp_path / "c"], weights, tmp_path / "out", score_threshold=0.0)
+
+    records = json.loads(written.read_text())
+    assert [r["picture"] for r in records] == ["photo.jpg", "photo-2.jpg", "deep/photo.jpg"]
+    assert [(r["width"], r["height"]) for r in records] == [(96, 48), (50, 80), (96, 48)]
+    for record in records:
+        with Image.open(tmp_path / "out" / record["picture"]) as drawn:
+            assert drawn.size == (record["width"], record["height"])
+        assert len(record["detections"]) == 5
+        for found in record["detections"]:
+            x, y, width, height = found["bbox"]
+            assert 0 <= x <= x + width <= record["width"] + 1e-3
+            assert 0 <= y <= y + height <= record["height"] + 1e-3
+            assert (found["name"], found["category_id"]) in [("ant", 3), ("bee", 9)]
+            assert 0 < found["score"] < 1
+    assert {p: p.read_bytes() for p in before} == before
+    assert len(list(tmp_path.rglob("photo*.*"))) == 6, "nothing beside the inputs"
+
+
+def test_the_score_threshold_is_applied(weights: Path, tmp_path: Path) -> None:
+    written = detect([picture(tmp_path / "x.png")], weights, tmp_path / "out", 0.9)
+    assert json.loads(written.read_text())[0]["detections"] == []
+
+
+def test_exif_orientation_is_applied(weights: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # stored lying on its side
+    Image.new("RGB", (96, 48)).save(tmp_path / "turned.jpg", exif=exif)
+    written = detect([tmp_path / "turned.jpg"], weights, tmp_path / "out")
+    (record,) = json.loads(written.read_text())
+    assert (record["width"], record["height"]) == (48, 96)
+    with Image.open(tmp_path / "out" / "turned.jpg") as drawn:
+        assert drawn.size == (48, 96) and not drawn.getexif()
+
+
+def test_an_output_folder_with_anything_in_it_is_refused(weights: Path, tmp_path: Path) -> None:
+    photo = picture(tmp_path / "photos" / "x.png")
+    with pytest.raises(UserError, match="expected a new or an empty folder"):
+        detect([photo], weights, photo.parent)
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        detect([photo], weights, photo)
+    assert [p.name for p in photo.parent.iterdir()] == ["x.png"]
+
+
+def test_bad_images_are_named_after_the_others_are_done(weights: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "good.png")
+    (tmp_path / "in" / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"bad\.jpg.* \(1 of 2 images are bad\)"):
+        detect([tmp_path / "in"], weights, tmp_path / "out")
+    assert (tmp_path / "out" / "good.jpg").is_file()
+    assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+
+
+def test_paths_without_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: a folder without images"):
+        find_images([tmp_path / "empty"])
+    with pytest.raises(UserError, match="missing: no such file or folder"):
+        find_images([tmp_path / "missing"])
+
+
+def test_an_image_named_twice_is_taken_once(tmp_path: Path) -> None:
+    photo = picture(tmp_path / "in" / "x.png")
+    assert list(find_images([photo, tmp_path / "in", photo])) == [photo]
+
+
+def test_picture_names_never_collide() -> None:
+    places = ["x.jpg", "x.png", "X.jpg", "x-2.jpg", "a/x.jpg", "a/x.v2.jpg"]
+    names = picture_names(map(PurePath, places))
+    assert names == ["x.jpg", "x-2.jpg", "X-3.jpg", "x-2-2.jpg", "a/x.jpg", "a/x.v2.jpg"]

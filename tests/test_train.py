@@ -1,0 +1,249 @@
+"""Training: repeatable from a seed, resumable to the bit, and honest about a run that diverged."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import focaldet.train
+from focaldet.checkpoint import load_checkpoint, load_model
+from focaldet.data import CocoDataset, eval_transform, generate_scenes, train_transform
+from focaldet.errors import UserError
+from focaldet.models import RetinaNet
+from focaldet.ops import AnchorGrid
+from focaldet.optim import SCHEDULES, Average, make_optimizer, schedule_factor
+from focaldet.train import BEST, LAST, Recipe, train
+
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Faster for models this small."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    generate_scenes(folder / "set", images=7, seed=1, size=SIZE, objects=(3, 5))
+    return folder / "set"
+
+
+def dataset(scenes: Path, training: bool, **options: object) -> CocoDataset:
+    transform = train_transform(SIZE) if training else eval_transform(SIZE)
+    return CocoDataset(scenes / "instances.json", scenes / "images", transform=transform, **options)
+
+
+def tiny_model(**changes: object) -> RetinaNet:
+    torch.manual_seed(3)
+    grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
+    options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
+    return RetinaNet(3, "resnet18", min_size=SIZE, max_size=SIZE, **options | changes)
+
+
+def run(scenes: Path, out: Path, recipe: Recipe, resume: bool = False, **model: object) -> dict:
+    train_set, val_set = dataset(scenes, True), dataset(scenes, False)
+    return train(tiny_model(**model), train_set, val_set, out, recipe, resume=resume)
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    return load_checkpoint(folder / LAST)[0]
+
+
+def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def test_a_run_leaves_checkpoints_metrics_and_curves(scenes: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=3, batch_size=3, eval_every=2, workers=0)
+    scores = run(scenes, tmp_path / "run", recipe)
+
+    names = {BEST, LAST, "metrics.jsonl", "curves.png"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == names
+    model, description = load_model(tmp_path / "run" / LAST)
+    assert description.epoch == 3 and description.metrics == scores
+    assert description.class_names == ["disc", "square", "triangle"]
+    assert model.config == tiny_model().config
+
+    lines = records(tmp_path / "run")
+    steps = [line for line in lines if "lr" in line]
+    epochs = [line for line in lines if "seconds" in line]
+    assert [s["step"] for s in steps] == list(range(1, 10)), "3 epochs of 7 images, 3 at a time"
+    assert [e["step"] for e in epochs] == [3, 6, 9]
+    assert [("stats" in e) for e in epochs] == [False, True, True]
+    for key in ("classification", "bbox_regression", "grad_norm", "n_foreground"):
+        assert all(math.isfinite(s[key]) and s[key] > 0 for s in steps), key
+
+
+def test_the_loss_falls(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path, Recipe(epochs=8, batch_size=4, lr=2e-3, eval_every=8, workers=0))
+    losses = [line["loss"] for line in records(tmp_path) if "seconds" in line]
+    assert losses[-1] < 0.7 * losses[0], losses
+
+
+def test_same_seed_same_weights_for_any_number_of_workers(scenes: Path, tmp_path: Path) -> None:
+    for name, seed, workers in (("a", 5, 0), ("b", 5, 2), ("c", 6, 0)):
+        recipe = Recipe(epochs=1, batch_size=3, seed=seed, workers=workers)
+        run(scenes, tmp_path / name, recipe)
+    assert_same_bits(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
+    a, c = (weights_of(tmp_path / n)["head.classification_head.cls_logits.weight"] for n in "ac")
+    assert not torch.equal(a, c), "another seed gives another order of the images"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(epochs=3, batch_size=3, workers=0),
+        Recipe(epochs=3, batch_size=3, optimizer="sgd", schedule="step", ema=0.9, workers=0),
+    ],
+    ids=["adamw", "sgd with average"],
+)
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
+) -> None:
+    run(scenes, tmp_path / "whole", recipe)
+
+    real_step, calls = focaldet.train._Run.train_step, []
+
+    def step_until_killed(self, *args):
+        calls.append(1)
+        if len(calls) == 5:  # the second step of the second epoch
+            raise Stop
+        return real_step(self, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(focaldet.train._Run, "train_step", step_until_killed)
+        run(scenes, tmp_path / "cut", recipe)
+    assert len(records(tmp_path / "cut")) == 3 + 1 + 1
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "st')  # killed while writing
+    scores = run(scenes, tmp_path / "cut", recipe, resume=True)
+
+    assert_same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
+    clock = ("seconds", "images_per_second")
+    whole, cut = (
+        [{k: v for k, v in line.items() if k not in clock} for line in records(tmp_path / name)]
+        for name in ("whole", "cut")
+    )
+    assert whole == cut
+    assert load_model(tmp_path / "whole" / LAST)[1].metrics == scores
+
+
+def test_a_finished_run_resumes_to_its_scores(scenes: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch_size=4, workers=0)
+    scores = run(scenes, tmp_path, recipe)
+    before = weights_of(tmp_path)
+    assert run(scenes, tmp_path, recipe, resume=True) == scores
+    assert_same_bits(before, weights_of(tmp_path))
+
+
+def test_averaged_weights_are_the_ones_kept(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path, Recipe(epochs=1, batch_size=4, ema=0.999, workers=0))
+    kept, _, state = load_checkpoint(tmp_path / LAST, training=True)
+    name = "head.classification_head.cls_logits.weight"
+    assert not torch.equal(kept[name], state["weights"][name])
+    assert_same_bits(kept, load_checkpoint(tmp_path / BEST)[0])
+
+
+def test_folders_and_runs_that_do_not_fit_are_refused(scenes: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch_size=4, workers=0)
+    with pytest.raises(UserError, match="no last.safetensors to resume from"):
+        run(scenes, tmp_path / "run", recipe, resume=True)
+    assert not (tmp_path / "run").exists()
+    run(scenes, tmp_path / "run", recipe)
+    with pytest.raises(UserError, match="holds a training run already"):
+        run(scenes, tmp_path / "run", recipe)
+    with pytest.raises(UserError, match="the run to resume has epochs 1, this command 2"):
+        run(scenes, tmp_path / "run", Recipe(epochs=2, batch_size=4, workers=0), resume=True)
+    with pytest.raises(UserError, match="has gamma 2.0, this command 1.0"):
+        run(scenes, tmp_path / "run", recipe, resume=True, gamma=1.0)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        run(scenes, tmp_path / "file", recipe)
+
+
+def test_a_loss_that_is_not_finite_names_the_images(scenes: Path, tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.classification_head.cls_logits.bias[0] = math.nan
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    recipe = Recipe(epochs=1, batch_size=2, workers=0)
+    with pytest.raises(UserError, match=r"is nan in step 1 .* images \d+\.png, \d+\.png; ") as info:
+        train(model, dataset(scenes, True), dataset(scenes, False), tmp_path, recipe)
+    assert "\n" not in str(info.value)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_sets_of_other_classes_are_refused(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "instances.json").read_text())
+    content["categories"][0]["name"] = "ring"
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    other = CocoDataset(tmp_path / "other.json", scenes / "images", transform=eval_transform(SIZE))
+    with pytest.raises(UserError, match="differ in their categories: .*disc.*ring"):
+        train(tiny_model(), dataset(scenes, True), other, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_start_low_peak_at_1_and_end_low(name: str) -> None:
+    factors = [schedule_factor(name, step, 100, 10) for step in range(100)]
+    assert factors[0] < 0.05 and factors[-1] < 0.02
+    assert max(factors) == pytest.approx(1, abs=1e-3)
+    peak = factors.index(max(factors))
+    assert all(a <= b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
+    assert all(a >= b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
+
+
+def test_onecycle_is_torchs() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1, total_steps=60, cycle_momentum=False
+    )
+    for step in range(60):
+        # torch puts its peak at step 0.3 * total - 1.
+        assert schedule_factor("onecycle", step, 60, 0) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=0.05
+        )
+        optimizer.step()
+        theirs.step()
+
+
+def test_norms_and_biases_are_not_decayed() -> None:
+    model = tiny_model()
+    decayed, plain = make_optimizer(model, "adamw", None, 0.3, 8).param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all(names[id(p)].endswith("weight") for p in decayed["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(names)
+    assert not any("bn" in names[id(p)] for p in decayed["params"])
+
+
+def test_average_follows_the_weights() -> None:
+    model = torch.nn.BatchNorm1d(1)
+    average = Average(model, decay=0.9)
+    with torch.no_grad():
+        model.weight.fill_(2)
+        model.num_batches_tracked.fill_(7)
+    average.update(model)  # decay 2/11 in the first update
+    assert average.weights["weight"].item() == pytest.approx(2 - 2 / 11)
+    assert average.weights["num_batches_tracked"] == 7
+    for _ in range(100):
+        average.update(model)
+    assert average.weights["weight"].item() == pytest.approx(2, abs=1e-3)
