@@ -4,10 +4,9 @@ import re
 import sys
 
 log = open(sys.argv[1], errors="replace").read()
-warnings = sorted(
-    {line.strip() for line in log.splitlines() if re.search(r"csrc/.*\bwarning\b|ptxas warning", line)}
-)
-usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+lines = {line.strip() for line in log.splitlines()}
+warnings = sorted(line for line in lines if re.search(r"csrc/.*\bwarning\b|ptxas warning", line))
+usage = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", log)
 registers = [int(n) for n in re.findall(r"Used (\d+) registers", log)]
 spilling = [frame for frame in usage if frame[1] != "0" or frame[2] != "0"]
 stacks = [frame for frame in usage if frame[0] != "0"]

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.tables`: renders benchmarks/results/*.json into the README.
+"""`python -m benchmarks.tables`: renders benchmarks/results into the README.
 
-`python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `python -m
-benchmarks.detector` those in detector/. The tables stand between two marker lines each. `--check` changes nothing, and exits with 1 if they do not say what the
-results say.
+`python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, and `python -m
+benchmarks.detector` those in detector/. Each table stands between two marker lines. `--check`
+changes nothing, and exits with 1 if they do not say what the results say.
 """
 
 from __future__ import annotations

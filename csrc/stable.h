@@ -74,6 +74,22 @@ inline Tensor full(std::initializer_list<int64_t> sizes, ScalarType dtype, const
   return result;
 }
 
+// Ascending along the last dimension, NaN last, equal values in their old order: values, indices.
+inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values) {
+  using torch::stable::detail::from;
+  StableIValue stack[] = {from(values), from(std::optional<bool>(true)), from(int64_t{-1}),
+                          from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::sort", "stable", stack, TORCH_ABI_VERSION));
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+// The one value of an int64 tensor; waits for its device.
+inline int64_t item(const Tensor& tensor) {
+  const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+  return torch::stable::to(tensor, cpu).const_data_ptr<int64_t>()[0];
+}
+
 // Dense, row-major, in the given dtype; itself where it already is.
 inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
   const Tensor typed = tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
