@@ -21,7 +21,7 @@ from .train import BEST, Recipe, train
 
 SIZE = 160  # pixels, the side of a scene
 OBJECTS, OBJECT_SIZE = (10, 25), (12, 32)  # in a scene; in pixels
-TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 500, 60, 14
+TRAIN_IMAGES, VAL_IMAGES, EPOCHS = 400, 60, 10
 PICTURES = 6
 SHOWN_FROM = 0.5  # score of the detections in the pictures
 

@@ -136,7 +136,12 @@ def test_labels_equal_one_hot_targets(
     labels = torch.randint(-1, classes, (rows,), device=device)
     hot = (labels[:, None] == torch.arange(classes, device=device)).to(dtype)
     balance = torch.rand(classes, device=device)
-    for alpha, gamma, smoothing in ((0.25, 2, 0.0), (-1, 0.5, 0.0), (balance, 1, 0.0), (0.3, 2, 0.1)):
+    for alpha, gamma, smoothing in (
+        (0.25, 2, 0.0),
+        (-1, 0.5, 0.0),
+        (balance, 1, 0.0),
+        (0.3, 2, 0.1),
+    ):
         options = dict(label_smoothing=smoothing, class_weight=balance + 0.5)
         a = forward_and_gradient(x, labels, alpha, gamma, **options)
         b = forward_and_gradient(x, hot, alpha, gamma, **options)
@@ -179,7 +184,9 @@ def test_target_forms_and_weights(
     ulps = 8 + 4 * gamma - gamma * m.log() + own
     tolerance = ulps * torch.finfo(torch.float32).eps
     assert ((got[0].cpu() - want[0]).abs() <= tolerance * want[0].abs()).all()
-    scale = m**gamma * (p + soft + gamma * F.softplus(x.double().abs())) * 3  # weights are at most 3
+    scale = (
+        m**gamma * (p + soft + gamma * F.softplus(x.double().abs())) * 3
+    )  # weights are at most 3
     assert ((got[1].cpu() - want[1]).abs() <= tolerance * scale).all()
 
 
@@ -217,7 +224,10 @@ def test_reductions(dtype: torch.dtype, device: torch.device) -> None:
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0,), (2, 0, 4)])
 def test_nothing(shape: tuple[int, ...], device: torch.device) -> None:
     x = torch.empty(shape, device=device, requires_grad=True)
-    for targets in (torch.empty(shape, device=device), x.new_full(shape[:-1], -1, dtype=torch.int64)):
+    for targets in (
+        torch.empty(shape, device=device),
+        x.new_full(shape[:-1], -1, dtype=torch.int64),
+    ):
         assert sigmoid_focal_loss(x, targets).shape == shape
         for reduction in ("sum", "mean"):
             loss = sigmoid_focal_loss(x, targets, reduction=reduction)

@@ -20,16 +20,12 @@ ANCHORS = AnchorGrid.torchvision().at(SIZES, IMAGE)
 
 def random_boxes(n: int, smallest: float = 2, largest: float = 200) -> Tensor:
     """Boxes of all sizes within IMAGE, as many small as large."""
-    size = torch.exp(
-        torch.rand(n, 2) * math.log(largest / smallest) + math.log(smallest)
-    )
+    size = torch.exp(torch.rand(n, 2) * math.log(largest / smallest) + math.log(smallest))
     corner = torch.rand(n, 2) * (torch.tensor([IMAGE[1], IMAGE[0]]) - size)
     return torch.cat([corner, corner + size], dim=1)
 
 
-def check(
-    anchors: Any, boxes: Tensor, splits: Tensor, device: torch.device, *rules: Any
-) -> Tensor:
+def check(anchors: Any, boxes: Tensor, splits: Tensor, device: torch.device, *rules: Any) -> Tensor:
     """Equal to the reference, bit for bit; returns the matches."""
     on_device = anchors.to(device) if isinstance(anchors, Tensor) else anchors
     arguments = on_device, boxes.to(device), splits.to(device), *rules
@@ -45,9 +41,7 @@ def check(
 
 @pytest.mark.parametrize("low_quality", LOW_QUALITY)
 @pytest.mark.parametrize("thresholds", [(0.5, 0.4), (0.5, 0.5), (0.7, 0.3), (0.0, 0.0), (1.0, 0.0)])
-def test_reference(
-    low_quality: str, thresholds: tuple[float, float], device: torch.device
-) -> None:
+def test_reference(low_quality: str, thresholds: tuple[float, float], device: torch.device) -> None:
     splits = torch.tensor([0, 7, 7, 30, 31])  # the second image has no box
     check(ANCHORS, random_boxes(31), splits, device, *thresholds, low_quality)
 
@@ -138,9 +132,7 @@ def test_thresholds_are_inclusive_and_in_float32(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("low_quality", LOW_QUALITY)
-def test_a_box_that_overlaps_no_anchor_claims_none(
-    low_quality: str, device: torch.device
-) -> None:
+def test_a_box_that_overlaps_no_anchor_claims_none(low_quality: str, device: torch.device) -> None:
     """torchvision would mark every anchor as foreground."""
     boxes = torch.tensor(
         [

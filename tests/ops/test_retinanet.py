@@ -99,9 +99,7 @@ def check(
 @pytest.mark.parametrize("low_quality", ["torchvision", "mmdet", "none"])
 @pytest.mark.parametrize("normalizer", ["batch", "image", "tensor"])
 @pytest.mark.parametrize("box_loss", ["smooth_l1", "l1"])
-def test_reference(
-    box_loss: str, normalizer: str, low_quality: str, device: torch.device
-) -> None:
+def test_reference(box_loss: str, normalizer: str, low_quality: str, device: torch.device) -> None:
     scale = torch.tensor(7.5) if normalizer == "tensor" else normalizer
     options = dict(low_quality=low_quality, normalizer=scale, box_loss=box_loss)
     check(*maps(), (BOXES, LABELS, SPLITS), device, **options)
@@ -184,9 +182,7 @@ def test_ignored_anchors_have_no_gradient(device: torch.device) -> None:
     logits, deltas = ([m.to(device) for m in ms] for ms in maps())
     truth = BOXES.to(device), LABELS.to(device), SPLITS.to(device)
     options = dict(fg_iou=0.6, bg_iou=0.2)
-    _, by_logits, by_deltas = losses_and_gradients(
-        retinanet_loss, logits, deltas, truth, **options
-    )
+    _, by_logits, by_deltas = losses_and_gradients(retinanet_loss, logits, deltas, truth, **options)
     match = reference.match_anchors(ANCHORS, BOXES, SPLITS, **options)
     cells = ANCHORS.per_position
     counted = reference.flatten_maps(by_logits, cells).cpu().ne(0)
@@ -248,9 +244,7 @@ def test_torchvision_heads(device: torch.device) -> None:
     }
     theirs = head.compute_loss(targets, outputs, [table] * 3, list(match.long()))
     truth = BOXES.to(device), LABELS.to(device), SPLITS.to(device)
-    ours = retinanet_loss(
-        logits, deltas, ANCHORS, *truth, box_loss="l1", normalizer="image"
-    )
+    ours = retinanet_loss(logits, deltas, ANCHORS, *truth, box_loss="l1", normalizer="image")
     # Their 1 - p_t loses digits (test_focal_loss.py), but not in the large terms of a sum.
     torch.testing.assert_close(ours[0], theirs["classification"], rtol=1e-5, atol=0)
     torch.testing.assert_close(ours[1], theirs["bbox_regression"], rtol=1e-5, atol=0)
