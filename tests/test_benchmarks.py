@@ -162,7 +162,6 @@ def test_bad_arguments_get_one_line(
 @pytest.fixture
 def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
     """A README with markers, and the arguments that render a measured CPU result into it."""
-    tables = part("tables")
     (tmp_path / "results").mkdir()
     run = json.loads(result.read_text())
     run["facts"]["quick"] = False

@@ -113,10 +113,8 @@ def test_corner_cases(case: str, device: torch.device) -> None:
     b, s = torch.tensor(boxes).float(), torch.tensor(scores).float()
     assert check_nms(b, s, 0.5, device) == keep
     assert check_batched(b, s, torch.zeros(len(s), dtype=torch.int64), 0.5, device) == keep
-    padded, count = nms_padded(
-        b[None].to(device), s[None].to(device), torch.zeros(1, len(s), dtype=torch.int64).to(device),
-        0.5, -INF, 8,
-    )  # fmt: skip
+    labels = torch.zeros(1, len(s), dtype=torch.int64, device=device)
+    padded, count = nms_padded(b[None].to(device), s[None].to(device), labels, 0.5, -INF, 8)
     keep = [row for row in keep if scores[row] > -INF]
     assert count.tolist() == [len(keep)] and padded[0].tolist() == keep + [-1] * (8 - len(keep))
 

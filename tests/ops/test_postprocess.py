@@ -75,7 +75,7 @@ def check(logits: list[Tensor], deltas: list[Tensor], device: torch.device, **op
     return int(got[3].sum())
 
 
-@pytest.mark.parametrize("max_detections", [0, 1, 10, 100, 1000])
+@pytest.mark.parametrize("max_detections", [0, 10, 1000])
 @pytest.mark.parametrize("topk", [0, 1, 33, 200, 100_000])
 def test_reference(topk: int, max_detections: int, exact: None, device: torch.device) -> None:
     """Every cut runs through ties."""
@@ -94,12 +94,12 @@ def test_thresholds(
 
 
 @pytest.mark.parametrize("convention", ["paper", "torchvision", "detectron2", "mmdetection"])
-def test_continuous_maps(convention: str, device: torch.device) -> None:
-    """Random scores, shifts and scales: found are the same, up to roundings of coordinates."""
+def test_continuous_deltas(convention: str, exact: None, device: torch.device) -> None:
+    """Any shifts and scales: the same detections, up to roundings of their coordinates."""
     grid = getattr(AnchorGrid, convention)()
     sizes = [(6, 8), (4, 6), (2, 3), (1, 2), (1, 1)]
     anchors, cells = grid.at(sizes, IMAGE), grid.per_position
-    logits = [torch.randn(2, cells * K, *s).mul(2).sub(1) for s in sizes]
+    logits = [torch.randn(2, cells * K, *s).mul(8).round().div(4).sub(1) for s in sizes]
     deltas = [torch.randn(2, cells * 4, *s).mul(0.5) for s in sizes]
     got = run(logits, deltas, device, anchors)
     want = reference.retinanet_postprocess(logits, deltas, anchors, torch.tensor([IMAGE] * 2))
