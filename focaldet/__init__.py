@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 import torch
 
 try:
@@ -16,16 +19,24 @@ except ImportError as error:
         reason = f"the extension focaldet._C does not load ({error}). Reinstall: `pip install .`"
     raise ImportError(f"focaldet: {reason}") from None
 
-# Its own module, because it needs libtorch_cuda: _C loads beside a CPU-only torch as well.
-_C_cuda = None
-cuda_reason = "this torch is CPU only"
-if torch.version.cuda is not None:
+
+def _load_cuda_module() -> tuple[ModuleType | None, str]:
+    """_C_cuda, or None and why there is none.
+
+    The CUDA kernels are a module of their own because they need libtorch_cuda: _C loads beside a
+    CPU-only torch as well.
+    """
+    if torch.version.cuda is None:
+        return None, "this torch is CPU only"
     try:
-        from . import _C_cuda
+        return import_module("focaldet._C_cuda"), ""
     except ModuleNotFoundError:
-        cuda_reason = "focaldet was built without CUDA (FOCALDET_CUDA=1 builds it)"
+        return None, "focaldet was built without CUDA (FOCALDET_CUDA=1 builds it)"
     except ImportError as error:
-        cuda_reason = str(error)
+        return None, str(error)
+
+
+_C_cuda, cuda_reason = _load_cuda_module()
 
 from . import ops
 from .ops import AnchorGrid, Anchors
