@@ -6,9 +6,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import focaldet
 import pytest
 import torch
+
+import focaldet
 from focaldet.env import report
 
 ROOT = Path(__file__).parents[1]
