@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,11 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     args = parser.parse_args(argv)
     text = rendered = read(args.readme)
-    sections = {"benchmarks": render(args.results)}
+    rendered = replace(rendered, "benchmarks", lambda: render(args.results), args.readme)
     for path in sorted(args.results.glob("detector/*.json")):
-        sections[path.stem] = detector.table(json.loads(read(path)))
-    for name, section in sections.items():
-        rendered = replace(rendered, name, section, args.readme)
+        section = partial(detector.table, json.loads(read(path)))
+        rendered = replace(rendered, path.stem, section, args.readme)
     if args.check:
         if rendered != text:
             print(f"{args.readme} does not say what {args.results} says; run this without --check")
@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def replace(text: str, name: str, section: str, readme: Path) -> str:
+def replace(text: str, name: str, section: Callable[[], str], readme: Path) -> str:
     """The text with the section between its two marker lines."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, found, rest = text.partition(begin + "\n")
     _, found_end, after = rest.partition(end)
     if not (found and found_end):
         stop(f"{readme}: expected the lines {begin} and {end}")
-    return f"{before}{begin}\n\n{section}\n\n{end}{after}"
+    return f"{before}{begin}\n\n{section()}\n\n{end}{after}"
 
 
 def render(results: Path) -> str:

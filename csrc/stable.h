@@ -4,12 +4,14 @@
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
 #include <initializer_list>
@@ -79,8 +81,7 @@ inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values) {
   using torch::stable::detail::from;
   StableIValue stack[] = {from(values), from(std::optional<bool>(true)), from(int64_t{-1}),
                           from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::sort", "stable", stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack, TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
@@ -99,6 +100,12 @@ inline Tensor dense(const Tensor& tensor) { return torch::stable::contiguous(ten
 
 inline ScalarType compute_dtype(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// A threshold as it compares with scores of this dtype, whatever the arithmetic on the boxes is.
+inline double rounded_as(const Tensor& scores, double threshold) {
+  const bool wide = compute_dtype(scores) == ScalarType::Double;
+  return wide ? threshold : static_cast<float>(threshold);
 }
 
 inline void check_boxes(const Tensor& boxes, const char* op, const char* name) {

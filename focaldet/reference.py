@@ -137,9 +137,10 @@ def _focal_derivatives(
     ratio = torch.where(t == 0, q, torch.where(t == 1, -p, p * q * (1 - 2 * t) / wrong))
     scale = _focal_weight(t, targets, alpha, class_weight)
     scale = torch.where(scale == 0, 0.0, scale * wrong**gamma)
-    first = gamma * ratio * cross_entropy + p - t
+    error = p * (1 - t) - q * t  # p - t, without cancellation
+    first = gamma * ratio * cross_entropy + error
     bend = gamma * ratio * ((gamma - 1) * ratio + (q - p)) * cross_entropy
-    second = bend + 2 * gamma * ratio * (p - t) + p * q
+    second = bend + 2 * gamma * ratio * error + p * q
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     return torch.where(scale == 0, zero, scale * first), torch.where(
         scale == 0, zero, scale * second
@@ -203,7 +204,7 @@ def generate_anchors(anchors: Any, device: torch.device | str = "cpu") -> Tensor
 
 
 def _anchor_tensor(anchors: Any, device: torch.device) -> Tensor:
-    return _wide(anchors) if isinstance(anchors, Tensor) else generate_anchors(anchors, device)
+    return anchors.float() if isinstance(anchors, Tensor) else generate_anchors(anchors, device)
 
 
 def match_anchors(
@@ -225,7 +226,7 @@ def match_anchors(
     table = _anchor_tensor(anchors, gt_boxes.device)
     rows = []
     for start, stop in zip(gt_splits[:-1].tolist(), gt_splits[1:].tolist(), strict=True):
-        if start == stop:
+        if start == stop or len(table) == 0:
             rows.append(torch.full((len(table),), BACKGROUND, device=table.device))
             continue
         iou = box_iou(gt_boxes[start:stop].float(), table).nan_to_num(nan=-1.0)  # [t, n]
@@ -303,7 +304,7 @@ def flatten_maps(maps: list[Tensor], per_position: int) -> Tensor:
     for level in maps:
         batch, channels, height, width = level.shape
         split = level.reshape(batch, per_position, channels // per_position, height, width)
-        flat.append(split.permute(0, 3, 4, 1, 2).reshape(batch, -1, channels // per_position))
+        flat.append(split.permute(0, 3, 4, 1, 2).flatten(1, 3))
     return torch.cat(flat, dim=1)
 
 

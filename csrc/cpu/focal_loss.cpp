@@ -75,9 +75,9 @@ class FocalBlock {
     const C balance = p_.alpha.empty() ? focal_weight(C(0), static_cast<C>(params_.alpha)) : C(1);
     vectorised([&]() FD_SIMD_LAMBDA {
       if (gradient_) {
-        for (int64_t i = 0; i < n; ++i) term[i] = balance * focal_negative(x[i], power_).grad;
+        for (int64_t i = 0; i < n; ++i) term[i] = weigh(balance, focal_negative(x[i], power_).grad);
       } else {
-        for (int64_t i = 0; i < n; ++i) term[i] = balance * focal_negative(x[i], power_).loss;
+        for (int64_t i = 0; i < n; ++i) term[i] = weigh(balance, focal_negative(x[i], power_).loss);
       }
     });
   }
@@ -88,7 +88,7 @@ class FocalBlock {
       const int64_t label = p_.labels[row];
       if (label < 0 || label >= p_.classes) continue;
       const FocalTerm<C> mirrored = focal_negative(-x[i + label], power_);
-      term[i + label] = balance * (gradient_ ? -mirrored.grad : mirrored.loss);
+      term[i + label] = weigh(balance, gradient_ ? -mirrored.grad : mirrored.loss);
     }
   }
 
@@ -113,18 +113,18 @@ class FocalBlock {
       if (soft_targets != 0) return;
       if (gradient_) {
         for (int64_t i = 0; i < n; ++i) {
-          term[i] = focal_weight(t[i], alpha) * focal_hard(x[i], t[i], power_).grad;
+          term[i] = weigh(focal_weight(t[i], alpha), focal_hard(x[i], t[i], power_).grad);
         }
       } else {
         for (int64_t i = 0; i < n; ++i) {
-          term[i] = focal_weight(t[i], alpha) * focal_hard(x[i], t[i], power_).loss;
+          term[i] = weigh(focal_weight(t[i], alpha), focal_hard(x[i], t[i], power_).loss);
         }
       }
     });
     if (soft_targets == 0) return;
     for (int64_t i = 0; i < n; ++i) {
       const FocalTerm<C> both = focal(x[i], t[i], power_);
-      term[i] = focal_weight(t[i], alpha) * (gradient_ ? both.grad : both.loss);
+      term[i] = weigh(focal_weight(t[i], alpha), gradient_ ? both.grad : both.loss);
     }
   }
 
@@ -134,8 +134,8 @@ class FocalBlock {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t row = (first + i) / p_.classes, k = (first + i) % p_.classes;
       const C target = hard ? C(p_.labels[row] == k) : t[i];
-      if (!p_.alpha.empty()) term[i] *= focal_weight(target, p_.alpha[k]);
-      if (!p_.weight.empty()) term[i] *= p_.weight[k];
+      if (!p_.alpha.empty()) term[i] = weigh(focal_weight(target, p_.alpha[k]), term[i]);
+      if (!p_.weight.empty()) term[i] = weigh(p_.weight[k], term[i]);
     }
   }
 

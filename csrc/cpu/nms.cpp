@@ -121,7 +121,7 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
   dispatch_compute(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
-    const T threshold = static_cast<T>(score_threshold);
+    const T threshold = static_cast<T>(rounded_as(scores, score_threshold));
     std::vector<Candidate<T>> candidates;
     for (int64_t image = 0; image < images; ++image) {
       const auto* box = reinterpret_cast<const Box<T>*>(b.template const_data_ptr<T>()) + image * n;

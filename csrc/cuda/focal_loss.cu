@@ -21,19 +21,6 @@ constexpr int kBlocksPerProcessor = 4;  // at least: room for 64 registers
 constexpr int64_t kMaxBlocks = 4096;    // a few times what the largest GPU holds at once
 constexpr int64_t kSumBlocks = 1024;    // partial sums
 
-// Every exponent but the usual 2, and all of float64, which exists for checking gradients: a branch
-// that all threads take alike is cheaper to have than a kernel for each.
-struct AnyPower {
-  double gamma;
-  template <class T, class MinusLog>
-  FD_HD T operator()(T m, MinusLog&& minus_log_m) const {
-    if (gamma == 0) return T(1);
-    if (gamma == 1) return m;
-    if (gamma == 2) return m * m;
-    return RealPower{gamma}(m, minus_log_m);
-  }
-};
-
 // Rows of classes over dense memory, as cpu/focal_loss.cpp. Targets are labels (one per row) or
 // values (one per element); the tables hold one factor per class, or are null.
 template <class T>
@@ -102,15 +89,17 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
     if (!kHard && p.smoothing != C(0)) t = smooth(t, p.smoothing);
     const FocalTerm<C> both = kHard ? focal_hard(x, t, power) : focal(x, t, power);
     const C weight = kHard ? (t == C(0) ? negative : positive) : focal_weight(t, p.alpha);
-    terms[i] = has(counted, i) ? weight * (kGradient ? both.grad : both.loss) : C(0);
+    terms[i] = has(counted, i) ? weigh(weight, kGradient ? both.grad : both.loss) : C(0);
   }
   if (p.class_alpha != nullptr || p.class_weight != nullptr) {
     int64_t k = place.column;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       if (has(counted, i)) {
-        if (p.class_alpha != nullptr) terms[i] *= focal_weight(targets[i], p.class_alpha[k]);
-        if (p.class_weight != nullptr) terms[i] *= p.class_weight[k];
+        if (p.class_alpha != nullptr) {
+          terms[i] = weigh(focal_weight(targets[i], p.class_alpha[k]), terms[i]);
+        }
+        if (p.class_weight != nullptr) terms[i] = weigh(p.class_weight[k], terms[i]);
       }
       if (++k == p.classes) k = 0;
     }
@@ -263,7 +252,8 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
     if constexpr (!std::is_same_v<T, double>) {
       if (params.gamma == 2) return with(IntegerPower<2>{});
     }
-    return with(AnyPower{params.gamma});
+    // One kernel for every other exponent, and for all of float64, which is for checking gradients.
+    return with(RealPower{params.gamma});
   });
 }
 

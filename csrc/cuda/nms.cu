@@ -170,7 +170,8 @@ std::tuple<Tensor, Tensor> run(const Tensor& boxes, const Tensor& scores,
     Tensor keys = empty({images, n}, dtype, boxes);
     device.launch({blocks_for(images * n, kKeyThreads), kKeyThreads}, sort_keys<T>,
                   s.template const_data_ptr<T>(), images * n, !score_threshold.has_value(),
-                  static_cast<T>(score_threshold.value_or(0)), keys.template mutable_data_ptr<T>());
+                  static_cast<T>(rounded_as(scores, score_threshold.value_or(0))),
+                  keys.template mutable_data_ptr<T>());
     const auto [sorted, order] = stable_sort(keys);
     const Walk<T> walk{n,
                        limit,

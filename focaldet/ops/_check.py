@@ -75,7 +75,7 @@ def number(
     """A number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}: expected a number, got {_described(value)}")
-    if not low <= value <= high or (finite and math.isinf(value)):
+    if not low <= value <= high or (finite and abs(value) == math.inf):
         bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"of at least {low:g}"
         raise ValueError(f"{name}: expected a number {bounds}, got {value!r}")
     return float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +75,8 @@ def retinanet_loss(
     _check.choice(box_loss, "box_loss", BOX_LOSSES)
     _check.number(beta, "beta", low=0)
 
+    cls_logits = [_KeepLayout.apply(level) for level in cls_logits]
+    box_deltas = [_KeepLayout.apply(level) for level in box_deltas]
     matches = match_anchors(anchors, gt_boxes, gt_splits, fg_iou, bg_iou, low_quality)  # [B, n]
     foreground = matches >= 0
     per_image = foreground.sum(dim=1)
@@ -103,6 +106,21 @@ def retinanet_loss(
         classification = (sums / scale).sum()
         regression = (distance.sum(dim=(1, 2)) / scale).sum()
     return classification, regression, per_image.sum()
+
+
+class _KeepLayout(torch.autograd.Function):
+    """A map as it is, whose gradient comes back contiguous or channels_last as the map is: what the
+    convolution behind it is fastest with."""
+
+    @staticmethod
+    def forward(ctx: Any, level: Tensor) -> Tensor:
+        contiguous = level.is_contiguous()
+        ctx.layout = torch.contiguous_format if contiguous else torch.channels_last
+        return level.view_as(level)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=ctx.layout)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

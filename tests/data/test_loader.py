@@ -187,9 +187,12 @@ def test_ctrl_c_ends_the_workers_without_a_word(eleven: SimpleNamespace, tmp_pat
     script.write_text(
         textwrap.dedent(
             """
+            import signal
             import sys
             from focaldet.data import Batches, CocoDataset
 
+            # What starts in the background of a shell ignores Ctrl-C, and so do its children.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             batches = Batches(CocoDataset(sys.argv[1], sys.argv[2]), 2, workers=2)
             epoch = 0
             try:

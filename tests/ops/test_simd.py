@@ -18,7 +18,9 @@ HERE = LEVELS[: LEVELS.index(_C.simd_level) + 1]  # what this processor, or FOCA
 def run(level: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "FOCALDET_SIMD": level}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    # Not in the root: there, after a plain install, lies a focaldet without its extension.
+    folder = Path(__file__).parent
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.skipif(len(HERE) == 1, reason="this processor has one level only")
