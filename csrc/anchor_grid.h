@@ -9,6 +9,8 @@
 namespace focaldet {
 
 struct AnchorTable {
+  static constexpr int64_t kMost = int64_t{1} << 58;  // anchors, of 16 bytes and K logits each
+
   struct Level {
     AnchorLevel grid;
     int64_t first;  // flat index of its first anchor
@@ -31,6 +33,8 @@ struct AnchorTable {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t height = feature_sizes[2 * i], width = feature_sizes[2 * i + 1];
       FD_CHECK(height >= 0 && width >= 0, "anchors: sizes must not be negative");
+      FD_CHECK(height == 0 || cells == 0 || width <= (kMost - count_) / cells / height,
+               "anchors: more of them than memory can address");
       const AnchorLevel grid{height, width, static_cast<float>(strides[2 * i]),
                              static_cast<float>(strides[2 * i + 1]), static_cast<float>(offset)};
       levels.push_back({grid, count_, values_.data() + 4 * cells * i});

@@ -161,10 +161,10 @@ void check_maps(const std::vector<Tensor>& cls_logits, const std::vector<Tensor>
                 const Tensor& image_sizes) {
   FD_CHECK(!cls_logits.empty() && cls_logits.size() == box_deltas.size(),
            "retinanet_postprocess: one map of logits and one of deltas per level");
-  const int64_t images = image_sizes.size(0);
   FD_CHECK(image_sizes.dim() == 2 && image_sizes.size(1) == 2 &&
                image_sizes.scalar_type() == ScalarType::Long,
            "retinanet_postprocess: image_sizes must be int64 [B, 2]");
+  const int64_t images = image_sizes.size(0);
   for (size_t l = 0; l < cls_logits.size(); ++l) {
     const Tensor &logits = cls_logits[l], &deltas = box_deltas[l];
     FD_CHECK(

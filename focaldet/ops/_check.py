@@ -21,7 +21,8 @@ INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} {list(value.shape)} on {value.device}"
-    return f"{type(value).__name__} {value!r}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:60] + '...'}"
 
 
 def tensor(
@@ -88,6 +89,18 @@ def count(value: int, name: str) -> int:
     if value < 0:
         raise ValueError(f"{name}: expected an integer of at least 0, got {value}")
     return value
+
+
+def sizes(values: Sequence[Sequence[int]], name: str) -> None:
+    """(height, width) pairs of integers of at least 0 whose anchors can be counted."""
+    for size in values:
+        if len(size) != 2:
+            raise ValueError(
+                f"{name}: expected a (height, width) for each level, got {tuple(size)}"
+            )
+        height, width = (count(side, name) for side in size)
+        if height * width >= 1 << 50:
+            raise ValueError(f"{name}: expected sizes that fit into memory, got {tuple(size)}")
 
 
 def choice(value: str, name: str, choices: Sequence[str]) -> str:

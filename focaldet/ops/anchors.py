@@ -76,6 +76,8 @@ class AnchorGrid:
                 "cell_anchors: expected the same number of anchors (at least 1) on every level, "
                 f"got {[len(level) for level in self.cell_anchors]}"
             )
+        if any(len(cell) != 4 for level in self.cell_anchors for cell in level):
+            raise ValueError("cell_anchors: expected four numbers [x1, y1, x2, y2] for each")
         if isinstance(self.strides, str):
             if self.strides != "image":
                 raise ValueError(f'strides: expected integers or "image", got {self.strides!r}')
@@ -84,6 +86,8 @@ class AnchorGrid:
                 f"strides: expected one for each of {len(self.cell_anchors)} levels, "
                 f"got {len(self.strides)}"
             )
+        elif not all(isinstance(stride, int) for stride in self.strides):
+            raise TypeError(f"strides: expected integers, got {list(self.strides)}")
 
     @property
     def per_position(self) -> int:
@@ -96,6 +100,7 @@ class AnchorGrid:
             raise ValueError(
                 f"feature_sizes: expected {len(self.cell_anchors)} levels, got {len(feature_sizes)}"
             )
+        _check.sizes(feature_sizes, "feature_sizes")
         sizes = tuple((height, width) for height, width in feature_sizes)
         if isinstance(self.strides, str):
             image_height, image_width = padded_size

@@ -74,6 +74,19 @@ def retinanet_loss(
     rules(fg_iou, bg_iou, low_quality)
     _check.choice(box_loss, "box_loss", BOX_LOSSES)
     _check.number(beta, "beta", low=0)
+    if isinstance(normalizer, Tensor):
+        if normalizer.numel() != 1:
+            raise ValueError(f"normalizer: expected one number, got {list(normalizer.shape)}")
+    else:
+        _check.choice(normalizer, "normalizer", ("batch", "image"))
+    _check.same_device(
+        "sigmoid_focal_loss",
+        **_named(cls_logits, box_deltas),
+        gt_boxes=gt_boxes,
+        gt_labels=gt_labels,
+        gt_splits=gt_splits,
+        normalizer=normalizer if isinstance(normalizer, Tensor) else None,
+    )
 
     cls_logits = [_KeepLayout.apply(level) for level in cls_logits]
     box_deltas = [_KeepLayout.apply(level) for level in box_deltas]
@@ -91,19 +104,17 @@ def retinanet_loss(
     distance = reference.box_distance(deltas, target.to(_wide(deltas)), box_loss, beta)
     distance = torch.where(foreground[..., None], distance, 0.0)
 
-    if isinstance(normalizer, Tensor) or normalizer == "batch":
+    if isinstance(normalizer, Tensor) or normalizer == "batch" or batch == 0:
         scale = normalizer if isinstance(normalizer, Tensor) else per_image.sum().clamp(min=1)
         classification = _focal_sum(cls_logits, labels, classes, alpha, gamma) / scale
         regression = distance.sum() / scale
     else:
-        _check.choice(normalizer, "normalizer", ("batch", "image"))
-        scale = per_image.clamp(min=1) * max(1, batch)
+        scale = per_image.clamp(min=1) * batch
         sums = [
             _focal_sum([m[i : i + 1] for m in cls_logits], labels[i : i + 1], classes, alpha, gamma)
             for i in range(batch)
         ]
-        sums = torch.stack(sums) if sums else distance.new_zeros(0)
-        classification = (sums / scale).sum()
+        classification = (torch.stack(sums) / scale).sum()
         regression = (distance.sum(dim=(1, 2)) / scale).sum()
     return classification, regression, per_image.sum()
 
@@ -121,6 +132,12 @@ class _KeepLayout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.contiguous(memory_format=ctx.layout)
+
+
+def _named(cls_logits: Sequence[Tensor], box_deltas: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The maps by the names that messages call them."""
+    maps = {"cls_logits": cls_logits, "box_deltas": box_deltas}
+    return {f"{name}[{i}]": level for name in maps for i, level in enumerate(maps[name])}
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
@@ -179,7 +196,9 @@ def retinanet_postprocess(
     """
     _check.head_maps(cls_logits, box_deltas, anchors)
     _check.tensor(image_sizes, "image_sizes", (cls_logits[0].shape[0], 2), (torch.int64,))
-    _check.same_device("retinanet_postprocess", cls_logits=cls_logits[0], image_sizes=image_sizes)
+    _check.same_device(
+        "retinanet_postprocess", **_named(cls_logits, box_deltas), image_sizes=image_sizes
+    )
     _check.number(score_threshold, "score_threshold", finite=False)
     _check.number(iou_threshold, "iou_threshold", 0, 1)
     _check.count(topk, "topk")

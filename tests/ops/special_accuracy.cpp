@@ -105,13 +105,15 @@ void report(const char* name, float low, float high, const Span& span, uint32_t 
 int main(int, char** argv) {
   const auto stride = static_cast<uint32_t>(std::strtoul(argv[1], nullptr, 10));
   constexpr float kTiny = 0x1p-26f;
-  report("exp", -INFINITY, INFINITY, {-105.0f, 88.72f, kTiny}, stride,
-         [](float x) { return exp_(x); }, [](double x) { return std::exp(x); });
-  report("sigmoid", -INFINITY, INFINITY, {-87.3f, 20.0f, kTiny}, stride,
-         [](float x) { return sigmoid(x); }, [](double x) { return 1 / (1 + std::exp(-x)); });
-  report("log1p_unit", 0.0f, 1.0f, {0.0f, 1.0f, 0.0f}, stride,
-         [](float x) { return log1p_unit(x); },
-         [](double x) { return x < kTiny ? x : std::log1p(x); });
+  report(
+      "exp", -INFINITY, INFINITY, {-105.0f, 88.72f, kTiny}, stride, [](float x) { return exp_(x); },
+      [](double x) { return std::exp(x); });
+  report(
+      "sigmoid", -INFINITY, INFINITY, {-87.3f, 20.0f, kTiny}, stride,
+      [](float x) { return sigmoid(x); }, [](double x) { return 1 / (1 + std::exp(-x)); });
+  report(
+      "log1p_unit", 0.0f, 1.0f, {0.0f, 1.0f, 0.0f}, stride, [](float x) { return log1p_unit(x); },
+      [](double x) { return x < kTiny ? x : std::log1p(x); });
   for (const float x : {-INFINITY, -105.0f, -0.0f, 0.0f, 89.0f, INFINITY, NAN}) {
     const float s = sigmoid(x);  // the sign of a NaN is nobody's business
     std::printf("exp(%g)=%g sigmoid(%g)=%g\n", x, exp_(x), x, std::isnan(s) ? NAN : s);

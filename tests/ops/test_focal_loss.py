@@ -156,7 +156,7 @@ def test_labels_equal_one_hot_targets(
 def test_target_forms_and_weights(
     form: str, smoothing: float, gamma: float, per_class: bool, device: torch.device
 ) -> None:
-    n, k = 300, 7
+    n, k = 100, 7
     x = torch.randn(n, k) * 4
     t = {"labels": torch.randint(-1, k, (n,)), "hard": (torch.rand(n, k) < 0.2).float()}.get(
         form, torch.rand(n, k)
@@ -267,7 +267,7 @@ def test_layouts(layout: str, dtype: torch.dtype, device: torch.device) -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     x, labels = torch.randn(3001, 91), torch.randint(-2, 91, (3001,))
     results = []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         total = sigmoid_focal_loss(x, labels, reduction="sum")
         results.append([total, *forward_and_gradient(x, labels, 0.25, 1.5)])

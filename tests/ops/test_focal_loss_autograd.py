@@ -42,7 +42,7 @@ def test_first_and_second_derivatives(
     form: str, gamma: float, option: str, device: torch.device
 ) -> None:
     x, t = case(form, device)
-    for reduction in ("none", "mean"):
+    for reduction in ("none", "mean") if option == "plain" else ("none",):
 
         def loss(x: Tensor, reduction: str = reduction) -> Tensor:
             return sigmoid_focal_loss(
@@ -50,7 +50,7 @@ def test_first_and_second_derivatives(
             )
 
         assert torch.autograd.gradcheck(loss, (x,))
-        assert torch.autograd.gradgradcheck(loss, (x,))
+        assert torch.autograd.gradgradcheck(loss, (x,), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

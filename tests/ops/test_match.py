@@ -227,7 +227,7 @@ def test_the_order_of_images_does_not_matter(device: torch.device) -> None:
 def test_any_number_of_threads(low_quality: str) -> None:
     boxes, splits = random_boxes(25), torch.tensor([0, 9, 25])
     results = []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         results.append(match_anchors(ANCHORS, boxes, splits, low_quality=low_quality))
     assert all(torch.equal(results[0], other) for other in results[1:])

@@ -229,7 +229,7 @@ def test_any_number_of_threads() -> None:
     idxs = torch.randint(0, 30, (3000,))
     batch = boxes.view(4, 750, 4), scores.view(4, 750), idxs.view(4, 750)
     results = []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found = nms(boxes, scores, 0.4), batched_nms(boxes, scores, idxs, 0.4)
         results.append(torch.cat([*found, nms_padded(*batch, 0.4)[0].flatten()]))

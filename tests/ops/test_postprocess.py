@@ -290,7 +290,7 @@ def test_torchvision(exact: None, device: torch.device) -> None:
 
 def test_any_number_of_threads() -> None:
     maps, results = coarse_maps(4), []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         results.append(run(*maps, torch.device("cpu"), topk=100))
     for other in results[1:]:

@@ -152,7 +152,6 @@ def test_layouts_give_the_same_bits(dtype: torch.dtype, device: torch.device) ->
             assert torch.equal(a, b)
 
 
-@pytest.mark.xfail(strict=True, reason="as composed now, gradients are views of one tensor")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradients_come_back_in_the_layout_of_the_maps(
     layout: torch.memory_format, device: torch.device
@@ -254,7 +253,7 @@ def test_torchvision_heads(device: torch.device) -> None:
 def test_any_number_of_threads() -> None:
     results = []
     logits, deltas = maps()
-    for threads in (1, 2, 8):
+    for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         losses, by_logits, by_deltas = losses_and_gradients(
             retinanet_loss, logits, deltas, (BOXES, LABELS, SPLITS)

@@ -39,8 +39,7 @@ def test_every_level_gives_the_same_bits() -> None:
 
 
 def test_an_unknown_level_is_refused_at_import() -> None:
-    for level in ("avx1024", "AVX2"):
-        done = run(level, "-c", "import focaldet")
-        assert done.returncode != 0
-        last = done.stderr.strip().splitlines()[-1]
-        assert f"FOCALDET_SIMD={level}: expected scalar, avx2 or avx512" in last
+    done = run("avx1024", "-c", "import focaldet")
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "FOCALDET_SIMD=avx1024: expected scalar, avx2 or avx512" in last
