@@ -108,11 +108,14 @@ def cuda_toolkit(torch_cuda: str | None) -> str | None:
 
 
 def packaged_compiler(torch_cuda: str | None) -> list[str]:
-    """Build requirements that bring nvcc, where CUDA is insisted on and there is none."""
-    if cuda_wish() != "1" or torch_cuda is None or find_nvcc():
+    """Build requirements that bring nvcc, where CUDA is insisted on and there is none.
+
+    From CUDA 13 on the packages share one folder, as a toolkit does.
+    """
+    if cuda_wish() != "1" or torch_cuda is None or find_nvcc() or torch_cuda.startswith("12."):
         return []
-    parts = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-cccl")
-    return [f"{part}=={torch_cuda}.*" for part in parts]
+    parts = ("cuda-nvcc", "nvvm", "cuda-crt", "cuda-cccl", "cuda-runtime")
+    return [f"nvidia-{part}=={torch_cuda}.*" for part in parts]
 
 
 def check_machine(compiler: str) -> None:
@@ -131,6 +134,11 @@ def main() -> None:
         import torch
     except ImportError:
         stop("building needs torch>=2.10 here; install it, or build with isolation on")
+    needed = packaged_compiler(torch.version.cuda)
+    if needed and "egg_info" in sys.argv:
+        # The build frontend asks what to install before the build; then there is an nvcc.
+        setup(setup_requires=needed)
+        return
     root = cuda_toolkit(torch.version.cuda)
     if root is not None:
         os.environ["CUDA_HOME"] = root  # read when cpp_extension is imported
@@ -170,6 +178,7 @@ def main() -> None:
         )
         cuda.define_macros += [("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')]
         # The CUDA runtime is linked statically, so that the module does not ask for one by version.
+        cuda.library_dirs += [f"{root}/lib64", f"{root}/lib"]
         cuda.libraries = ["c10", "torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"]
         extensions.append(cuda)
 
@@ -185,7 +194,6 @@ def main() -> None:
     setup(
         ext_modules=extensions,
         cmdclass={"build_ext": Build},
-        setup_requires=packaged_compiler(torch.version.cuda),
     )
 
 

@@ -40,7 +40,12 @@ def test_cuda_kernels_are_loaded_where_they_were_built_and_torch_has_cuda():
 def test_an_unbuilt_source_tree_says_what_to_run(tmp_path):
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "focaldet", tmp_path / "focaldet", ignore=ignore)
-    command = [sys.executable, "-c", "import focaldet"]
+    # Without the finder of an editable install, which would find the extension elsewhere.
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
+        "import focaldet"
+    )
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

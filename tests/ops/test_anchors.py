@@ -180,6 +180,33 @@ def test_compile(dynamic: bool, device: torch.device) -> None:
         assert torch.equal(compiled(*arguments), table(*arguments))
 
 
+LEVEL_3 = {
+    "paper": AnchorGrid.paper(sizes=(32,), strides=(8,)),
+    "torchvision": AnchorGrid.torchvision(sizes=(32,)),
+}
+
+
+@pytest.mark.parametrize("convention", LEVEL_3)
+def test_export_with_any_height_and_width(convention: str, device: torch.device) -> None:
+    class Table(torch.nn.Module):
+        grid = LEVEL_3[convention]
+
+        def forward(self, image: Tensor, feature: Tensor) -> Tensor:
+            anchors = self.grid.at([tuple(feature.shape[2:])], tuple(image.shape[2:]))
+            return generate_anchors(anchors, image.device)
+
+    def example(height: int, width: int) -> tuple[Tensor, Tensor]:
+        image = torch.empty(1, 3, 8 * height, 8 * width, device=device)
+        return image, torch.empty(1, 1, height, width, device=device)
+
+    sizes = [
+        {2: torch.export.Dim(f"h{i}", min=2), 3: torch.export.Dim(f"w{i}", min=2)} for i in "ab"
+    ]
+    program = torch.export.export(Table(), example(8, 12), dynamic_shapes=tuple(sizes)).module()
+    for size in ((5, 3), (20, 31)):
+        assert torch.equal(program(*example(*size)), Table()(*example(*size)))
+
+
 def test_anchors_reach_the_last_cell_of_a_large_map() -> None:
     anchors = Anchors((((-1.0, -1.0, 1.0, 1.0),),), ((3, 70001),), ((2, 3),), 0.0)
     table = generate_anchors(anchors)

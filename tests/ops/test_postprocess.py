@@ -315,3 +315,27 @@ def test_compile(device: torch.device) -> None:
     got, want = (f(logits, deltas, ANCHORS, sizes) for f in (compiled, retinanet_postprocess))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert not any(tensor.requires_grad for tensor in got)
+
+
+def test_export_with_any_height_and_width(device: torch.device) -> None:
+    grid = AnchorGrid.torchvision(sizes=(32,))
+
+    class Detect(torch.nn.Module):
+        def forward(self, image: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, ...]:
+            size = tuple(image.shape[2:])
+            anchors = grid.at([tuple(logits.shape[2:])], size)
+            sizes = torch.tensor([[4096, 4096]], device=image.device)
+            return retinanet_postprocess([logits], [deltas], anchors, sizes, topk=20)
+
+    def example(height: int, width: int) -> tuple[Tensor, ...]:
+        image = torch.empty(1, 3, 8 * height, 8 * width, device=device)
+        logits, deltas = coarse_maps(1, [(height, width)])
+        return image, logits[0].to(device), deltas[0].to(device)
+
+    h, w, full_h, full_w = (torch.export.Dim(name, min=2) for name in ("h", "w", "fh", "fw"))
+    dynamic = {2: full_h, 3: full_w}, {2: h, 3: w}, {2: h, 3: w}
+    program = torch.export.export(Detect(), example(8, 12), dynamic_shapes=dynamic).module()
+    for size in ((5, 3), (20, 31)):
+        arguments = example(*size)
+        for a, b in zip(program(*arguments), Detect()(*arguments), strict=True):
+            assert torch.equal(a, b)
