@@ -156,6 +156,7 @@ def main() -> None:
             ("TORCH_TARGET_VERSION", STABLE_ABI),
             ("FOCALDET_TORCH", f'"{torch.__version__}"'),
         ],
+        "depends": ["setup.py", *sources("*.h", "*/*.h", "*/*.cuh")],
         "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-s"],
     }
     cpu = cpp_extension.CppExtension(
@@ -184,6 +185,7 @@ def main() -> None:
 
     class Build(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
+            self.force = True  # another torch or other architectures: ninja knows what is stale
             check_machine(cpp_extension.get_cxx_compiler())
             for extension in self.extensions:
                 version = self.distribution.get_version()

@@ -1,4 +1,4 @@
-"""Fused CUDA and C++ operators for dense object detection, and a RetinaNet made of them."""
+"""Hand-written CUDA and C++ operators for dense object detection, and a RetinaNet made of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from types import ModuleType
 import torch
 
 try:
-    from . import _C
+    _C = import_module("focaldet._C")
+except ModuleNotFoundError:
+    raise ImportError(
+        "focaldet: the extension focaldet._C is not built here. Run `pip install .` in the source "
+        "folder and start Python elsewhere, or run `pip install -e .`"
+    ) from None
 except ImportError as error:
-    if isinstance(error, ModuleNotFoundError):
-        reason = (
-            "the extension focaldet._C is not built here. Run `pip install .` in the source folder "
-            "and start Python elsewhere, or run `pip install -e .`"
-        )
-    else:
-        reason = f"the extension focaldet._C does not load ({error}). Reinstall: `pip install .`"
-    raise ImportError(f"focaldet: {reason}") from None
+    raise ImportError(
+        f"focaldet: the extension focaldet._C does not load: {error} (if it was built for another "
+        "Python or moved here, `pip install .` builds it anew)"
+    ) from None
 
 
 def _load_cuda_module() -> tuple[ModuleType | None, str]:

@@ -9,6 +9,7 @@ are also what runs on CUDA for the operators that have no kernel there yet. `anc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -379,6 +380,8 @@ def retinanet_postprocess(
     topk: int = 1000,
     iou_threshold: float = 0.5,
     max_detections: int = 100,
+    *,
+    suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # boxes, scores, labels, counts; padded
     """Per level: scores above the threshold, the best topk, decoded and clipped; then NMS per class
     over the levels together and the best max_detections. Ties go to the lower flat index."""
@@ -406,7 +409,7 @@ def retinanet_postprocess(
             found_scores.append(score[chosen])
             found_labels.append(chosen % level.shape[1])
         b, s, k = torch.cat(found_boxes), torch.cat(found_scores), torch.cat(found_labels)
-        keep = batched_nms(b, s, k, iou_threshold)[:max_detections]
+        keep = suppress(b, s, k, iou_threshold)[:max_detections]
         counts[image] = len(keep)
         boxes[image, : len(keep)] = b[keep]
         scores[image, : len(keep)] = s[keep]

@@ -116,7 +116,7 @@ class _Run:
         self, model: RetinaNet, train_set: DetectionDataset, recipe: Recipe, device: torch.device
     ) -> None:
         self.recipe, self.device = recipe, device
-        # channels_last: what oneDNN's and cuDNN's convolutions are fastest in.
+        # channels_last: what cuDNN's and bfloat16 convolutions prefer; the losses read it in place.
         self.model = model.to(device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(
             model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size

@@ -6,11 +6,10 @@
 //   1. the tile meets the boxes kept so far, staged through shared memory;
 //   2. warp by warp, the tile's candidates settle who of them is kept, and the warps behind meet
 //      those;
-//   3. they join the kept list, which is the output, until it is full. The order being by score
-//   over
-//      all groups, the first max_detections kept are the best ones.
-// Step 1 is nearly all of the work and has no order in itself: a huge group can be spread over many
-// blocks by giving it a grid of its own.
+//   3. they join the kept list, which is the output, until it is full. The order is by score over
+//      all groups, so the first max_detections kept are the best ones.
+// One block walks an image whatever its size. Step 1 is nearly all of the work and has no order in
+// itself: it could be spread over many blocks by a grid of its own.
 //
 // Bytes per candidate: 8 for its sort key, about 100 for the sort, 36 for the walk (56 in float64),
 // and 32 per kept box and tile, from the second-level cache. Operations: about 10 per pair of a

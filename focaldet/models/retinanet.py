@@ -48,8 +48,9 @@ class RetinaNet(nn.Module):
     tensors [3, H, W] in [0, 1], of any sizes; a target is a dict of boxes, floating [n, 4]
     (x1, y1, x2, y2 in pixels of its image), and labels, int64 [n]. Other input raises ValueError.
 
-    `features`, `loss` and `detect` are the same on batched tensors: no lists of dicts, no host
-    synchronisation, nothing that depends on the data's values. They compile and export whole.
+    `features`, `loss` and `detect` are the same on batched tensors: no lists of dicts, nothing that
+    depends on the data's values. They compile whole. (On CUDA, operators without a kernel there
+    still wait for the device: see the README.)
 
     Args:
         num_classes: K.

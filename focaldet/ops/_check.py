@@ -156,6 +156,11 @@ def splits(gt_splits: Tensor, boxes: int) -> None:
         )
 
 
+def used(rows: Tensor, gt_splits: Tensor) -> Tensor:
+    """The rows before the padding, where the splits may be looked at."""
+    return rows[: int(gt_splits[-1])] if readable(gt_splits) else rows
+
+
 def anchors(value: object) -> None:
     from .anchors import Anchors
 

@@ -1,4 +1,4 @@
-"""Anchors to ground truth, without an IoU matrix."""
+"""Anchors to ground truth; on the CPU without an IoU matrix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def match_anchors(
     Returns:
         int32 [B, n]: the row of the box within its image, -1 background, -2 between the thresholds.
         Ties go to the lowest row. A box that overlaps no anchor claims none, in every mode
-        (torchvision would make every anchor foreground). Memory: 4 bytes per anchor of one image.
+        (torchvision would make every anchor foreground). Beside the result it takes 4 bytes per
+        anchor on the CPU, and on CUDA, so far, the IoU matrix of one image.
 
     Raises:
         TypeError, ValueError: saying what was expected and what came.
@@ -82,7 +83,7 @@ def _arguments(
 ) -> tuple[Any, ...]:
     _check.tensor(gt_boxes, "gt_boxes", ("T", 4))
     _check.splits(gt_splits, gt_boxes.shape[0])
-    _check.finite_boxes(gt_boxes, "gt_boxes")
+    _check.finite_boxes(_check.used(gt_boxes, gt_splits), "gt_boxes")
     rules(fg_iou, bg_iou, low_quality)
     rest = gt_boxes, gt_splits, float(fg_iou), float(bg_iou), low_quality
     if isinstance(anchors, Tensor):

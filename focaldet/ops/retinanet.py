@@ -41,8 +41,8 @@ def retinanet_loss(
 
     Args:
         cls_logits, box_deltas: by level, [B, A*K, H, W] and [B, A*4, H, W], class channel a*K + k,
-            box channel a*4 + i. channels_last maps are read in place, contiguous ones through a
-            copy.
+            box channel a*4 + i. channels_last logits are read in place, contiguous ones and the
+            deltas through a copy.
         anchors: `AnchorGrid.at(...)` for these feature sizes.
         gt_boxes, gt_labels, gt_splits: all boxes of the batch, [x1, y1, x2, y2] in pixels, labels
             in [0, K); image i owns rows gt_splits[i] to gt_splits[i + 1], rows past the last are
@@ -70,7 +70,7 @@ def retinanet_loss(
     _check.splits(gt_splits, gt_boxes.shape[0])
     if gt_splits.shape[0] != batch + 1:
         raise ValueError(f"gt_splits: expected shape [{batch + 1}], got {list(gt_splits.shape)}")
-    _check.labels_in_range(gt_labels, "gt_labels", classes, low=0)
+    _check.labels_in_range(_check.used(gt_labels, gt_splits), "gt_labels", classes, low=0)
     rules(fg_iou, bg_iou, low_quality)
     _check.choice(box_loss, "box_loss", BOX_LOSSES)
     _check.number(beta, "beta", low=0)
@@ -101,13 +101,13 @@ def retinanet_loss(
     deltas = reference.flatten_maps(list(box_deltas), anchors.per_position)
     table = generate_anchors(anchors, deltas.device).expand(batch, -1, 4)
     target = torch.where(foreground[..., None], encode_boxes(boxes, table), 0.0)
+    deltas = torch.where(foreground[..., None], deltas, 0.0)  # not even a NaN of the background
     distance = reference.box_distance(deltas, target.to(_wide(deltas)), box_loss, beta)
-    distance = torch.where(foreground[..., None], distance, 0.0)
 
     if isinstance(normalizer, Tensor) or normalizer == "batch" or batch == 0:
         scale = normalizer if isinstance(normalizer, Tensor) else per_image.sum().clamp(min=1)
         classification = _focal_sum(cls_logits, labels, classes, alpha, gamma) / scale
-        regression = distance.sum() / scale
+        regression = _sum(distance).sum() / scale
     else:
         scale = per_image.clamp(min=1) * batch
         sums = [
@@ -115,7 +115,7 @@ def retinanet_loss(
             for i in range(batch)
         ]
         classification = (torch.stack(sums) / scale).sum()
-        regression = (distance.sum(dim=(1, 2)) / scale).sum()
+        regression = (_sum(distance) / scale).sum()
     return classification, regression, per_image.sum()
 
 
@@ -132,6 +132,15 @@ class _KeepLayout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.contiguous(memory_format=ctx.layout)
+
+
+def _sum(values: Tensor) -> Tensor:  # [B, ...] -> [B]
+    """By image, in an order that the number of threads does not change: ATen splits a sum between
+    threads if it has one result and more than 32,768 terms."""
+    rows = values.flatten(1)
+    blocks = -(-rows.shape[1] // 1024)
+    rows = F.pad(rows, (0, blocks * 1024 - rows.shape[1]))
+    return rows.unflatten(1, (blocks, 1024)).sum(2).sum(1)
 
 
 def _named(cls_logits: Sequence[Tensor], box_deltas: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -70,6 +70,7 @@ Worst measure(uint64_t first, uint64_t last, uint32_t stride, const Span& span, 
     int32_t falls = 0;
     for (int32_t i = 0; i < n; ++i) falls += !(y[i] <= above[i]);
     worst.falls += static_cast<uint64_t>(falls);
+    if (!span.contains(x[0]) && !span.contains(x[n - 1])) continue;  // a span is many blocks long
     for (int32_t i = 0; i < n; ++i) {
       if (!span.contains(x[i])) continue;
       const double truth = exact(static_cast<double>(x[i]));

@@ -191,14 +191,27 @@ def test_ignored_anchors_have_no_gradient(device: torch.device) -> None:
     assert torch.equal(reference.flatten_maps(by_deltas, cells).cpu().ne(0).any(dim=2), match >= 0)
 
 
-def test_padding_rows_change_nothing(device: torch.device) -> None:
+@pytest.mark.parametrize("box,label", [(0.0, 0), (-1.0, -1), (float("nan"), K)])
+def test_padding_rows_change_nothing(box: float, label: int, device: torch.device) -> None:
+    """Whatever they hold: their values are nobody's boxes, so nobody's mistake."""
     logits, deltas = ([m.to(device) for m in ms] for ms in maps())
-    boxes = torch.cat([BOXES, torch.zeros(3, 4)]).to(device)
-    labels = torch.cat([LABELS, torch.zeros(3, dtype=torch.int64)]).to(device)
+    boxes = torch.cat([BOXES, torch.full((3, 4), box)]).to(device)
+    labels = torch.cat([LABELS, torch.full((3,), label)]).to(device)
     splits = SPLITS.to(device)
     want = retinanet_loss(logits, deltas, ANCHORS, boxes[:5], labels[:5], splits)
     got = retinanet_loss(logits, deltas, ANCHORS, boxes, labels, splits)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_deltas_of_background_do_not_matter(device: torch.device) -> None:
+    """Not even a NaN, in the loss or in the gradients of the others."""
+    truth = BOXES.to(device), LABELS.to(device), SPLITS.to(device)
+    logits, deltas = ([m.to(device) for m in ms] for ms in maps())
+    want = losses_and_gradients(retinanet_loss, logits, deltas, truth)
+    wild = [torch.where(g == 0, torch.nan, m) for m, g in zip(deltas, want[2], strict=True)]
+    got = losses_and_gradients(retinanet_loss, logits, wild, truth)
+    assert torch.equal(got[0][1], want[0][1])
+    assert all(torch.equal(a, b) for a, b in zip(got[2], want[2], strict=True))
 
 
 def test_normalizers(device: torch.device) -> None:
