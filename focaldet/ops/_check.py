@@ -112,7 +112,7 @@ def choice(value: str, name: str, choices: Sequence[str]) -> str:
 def no_gradient(op: str, **tensors: object) -> None:
     """Arguments that the operator does not differentiate must not ask for a gradient."""
     for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.requires_grad:
+        if torch.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
             raise ValueError(f"{op}: {name} gets no gradient; pass {name}.detach()")
 
 
