@@ -25,6 +25,13 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def _wide_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype of the arithmetic: float64 if either is."""
+    a, b = _wide(a), _wide(b)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    return a.to(dtype), b.to(dtype)
+
+
 # Focal loss ------------------------------------------------------------------------------------
 
 
@@ -157,7 +164,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:  # [N, 4], [M, 4] -> [N, M]
     """Intersection over union of all pairs."""
-    a, b = _wide(a), _wide(b)
+    a, b = _wide_pair(a, b)
     top_left = torch.maximum(a[:, None, :2], b[:, :2])
     bottom_right = torch.minimum(a[:, None, 2:], b[:, 2:])
     size = (bottom_right - top_left).clamp(min=0)
@@ -172,15 +179,16 @@ def _center_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 def encode_boxes(gt_boxes: Tensor, anchors: Tensor) -> Tensor:  # [..., 4], [..., 4]
     """(dx, dy, dw, dh) of boxes seen from anchors: Girshick et al. 2014, appendix C."""
-    center, size = _center_size(_wide(anchors))
-    gt_center, gt_size = _center_size(_wide(gt_boxes))
+    gt_boxes, anchors = _wide_pair(gt_boxes, anchors)
+    center, size = _center_size(anchors)
+    gt_center, gt_size = _center_size(gt_boxes)
     return torch.cat([(gt_center - center) / size, torch.log(gt_size / size)], dim=-1)
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:  # [..., 4], [..., 4]
     """Undoes encode_boxes; dw and dh are clamped above at log(1000 / 16), not below."""
-    deltas = _wide(deltas)
-    center, size = _center_size(_wide(anchors))
+    deltas, anchors = _wide_pair(deltas, anchors)
+    center, size = _center_size(anchors)
     center = center + deltas[..., :2] * size
     half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * size
     return torch.cat([center - half, center + half], dim=-1)
