@@ -11,22 +11,61 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from simt import build
+from simt.kernels import Kernels
 
 import focaldet
 
 HAS_CUDA = focaldet._C_cuda is not None and torch.cuda.is_available()
-DEVICES = ["cpu"] + ([pytest.param("cuda", marks=pytest.mark.cuda)] if HAS_CUDA else [])
+FULL_SIZE = ["cpu"] + ([pytest.param("cuda", marks=pytest.mark.cuda)] if HAS_CUDA else [])
+DEVICES = [*FULL_SIZE, pytest.param("simt", marks=pytest.mark.simt)]
 
-# The same examples on every run, as many as are worth their time here, and no files.
+# The same examples on every run, as many as are worth their time here, and no files. A device may
+# serve all examples of a test.
 hypothesis.settings.register_profile(
-    "focaldet", derandomize=True, database=None, deadline=None, max_examples=60
+    "focaldet",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("focaldet")
 
 
+@pytest.fixture(scope="session")
+def compiled() -> None:
+    """For what is compiled on the way."""
+    try:
+        build.compiler()
+    except build.Unavailable as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def simt_kernels(compiled: None) -> Kernels:
+    """The CUDA kernels, compiled for the host."""
+    return Kernels(build.cuda_kernels())
+
+
+@pytest.fixture
+def simt(simt_kernels: Kernels) -> Iterator[torch.device]:
+    """CPU tensors, with the CUDA kernels run on the host in place of the CPU's."""
+    with simt_kernels.in_place_of_cpu():
+        yield torch.device("cpu")
+
+
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device that the operators were built for and that is here."""
+    """Each device that the operators were built for and that is here, and simt."""
+    if request.param == "simt":
+        return request.getfixturevalue("simt")
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=FULL_SIZE)
+def full_size_device(request: pytest.FixtureRequest) -> torch.device:
+    """For more than a few thousand boxes, which would take simt minutes."""
     return torch.device(request.param)
 
 

@@ -1,7 +1,7 @@
 // The CUDA dialect of these kernels: how they are launched, get shared memory, move 16 bytes at a
-// time and add up in a fixed order. Whatever a kernel takes from CUDA beyond this header is
-// threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync
-// and __popc, so that the same source can run on the host. Blocks are one-dimensional.
+// time and add up in a fixed order. Whatever a kernel takes from CUDA beyond this header is in
+// tests/simt/include/cuda_runtime.h, with which the same sources run on the host. Blocks are
+// one-dimensional.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,13 +11,14 @@
 
 #include "../stable.h"
 
-// Shared memory of a size known to the compiler: T name[n].
-#define FD_SHARED(T, name, n) __shared__ T name[n]
-
 namespace focaldet {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+#ifdef __CUDACC__  // else they come with the host's cuda_runtime.h
+// Shared memory of a size known to the compiler: T name[n].
+#define FD_SHARED(T, name, n) __shared__ T name[n]
 
 // Shared memory of the size given at the launch; one array per kernel.
 template <class T>
@@ -25,6 +26,7 @@ __device__ __forceinline__ T* dynamic_shared() {
   extern __shared__ __align__(16) unsigned char focaldet_dynamic_shared[];
   return reinterpret_cast<T*>(focaldet_dynamic_shared);
 }
+#endif
 
 struct Grid {
   int64_t blocks;
@@ -44,9 +46,12 @@ class OnDevice {
   void launch(const Grid& grid, void (*kernel)(Params...), const Args&... args) const {
     if (grid.blocks == 0) return;
     FD_CHECK(grid.blocks < (int64_t{1} << 31), "too many blocks in one launch: ", grid.blocks);
-    kernel<<<static_cast<unsigned>(grid.blocks), grid.threads, grid.shared_bytes,
-             static_cast<cudaStream_t>(stream_)>>>(args...);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
+    config.stream = static_cast<cudaStream_t>(stream_);
+    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
   }
 
  private:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ def _anchors(
     return Anchors(cells, sizes, tuple(zip(strides[::2], strides[1::2], strict=True)), offset)
 
 
-@torch.library.impl("focaldet::match_anchors", "CUDA")
 def _match_anchors(
     anchors: Tensor | None,
     cell_anchors: list[float],
@@ -36,17 +36,10 @@ def _match_anchors(
     return reference.match_anchors(anchors, *rest)
 
 
-@torch.library.impl("focaldet::count_foreground", "CUDA")
 def _count_foreground(*arguments: Any) -> Tensor:
     return (_match_anchors(*arguments) >= 0).sum(dim=1)
 
 
-torch.library.impl("focaldet::box_iou", "CUDA")(reference.box_iou)
-torch.library.impl("focaldet::encode_boxes", "CUDA")(reference.encode_boxes)
-torch.library.impl("focaldet::decode_boxes", "CUDA")(reference.decode_boxes)
-
-
-@torch.library.impl("focaldet::retinanet_postprocess", "CUDA")
 def _retinanet_postprocess(
     cls_logits: list[Tensor],
     box_deltas: list[Tensor],
@@ -61,3 +54,15 @@ def _retinanet_postprocess(
     return reference.retinanet_postprocess(
         cls_logits, box_deltas, anchors, *rest, suppress=suppress
     )
+
+
+ON_CUDA: dict[str, Callable[..., Any]] = {
+    "match_anchors": _match_anchors,
+    "count_foreground": _count_foreground,
+    "box_iou": reference.box_iou,
+    "encode_boxes": reference.encode_boxes,
+    "decode_boxes": reference.decode_boxes,
+    "retinanet_postprocess": _retinanet_postprocess,
+}
+for _name, _function in ON_CUDA.items():
+    torch.library.impl(f"focaldet::{_name}", "CUDA")(_function)

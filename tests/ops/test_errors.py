@@ -294,5 +294,15 @@ def test_raw_operators_raise_instead_of_crashing(case: str) -> None:
         MALFORMED[case]()
 
 
-def test_anchors_without_levels() -> None:
-    assert ops.generate_anchors(Anchors((), (), (), 0.0)).shape == (0, 4)
+@pytest.mark.simt
+@pytest.mark.parametrize(
+    "case", [case for case in MALFORMED if case.startswith(("focal", "grid", "nms", "batched_nms"))]
+)
+def test_raw_operators_of_cuda_raise_instead_of_crashing(case: str, simt: torch.device) -> None:
+    """Those that have a kernel there; the others are plain torch."""
+    with pytest.raises(RuntimeError):
+        MALFORMED[case]()
+
+
+def test_anchors_without_levels(device: torch.device) -> None:
+    assert ops.generate_anchors(Anchors((), (), (), 0.0), device).shape == (0, 4)

@@ -179,8 +179,8 @@ def test_chain(device: torch.device) -> None:
     assert check_nms(boxes, -x, 0.3, device) == list(range(0, n, 2))
 
 
-def test_all_overlap_and_none_overlap(device: torch.device) -> None:
-    n = 400_000  # past 370,704, where N * N / 64 leaves int32
+def test_all_overlap_and_none_overlap(full_size_device: torch.device) -> None:
+    device, n = full_size_device, 400_000  # past 370,704, where N * N / 64 leaves int32
     same = torch.tensor([SQUARE], device=device).expand(n, 4)
     scores = torch.rand(n, device=device)
     assert nms(same, scores, 0.5).tolist() == [int(scores.argmax())]
@@ -189,8 +189,8 @@ def test_all_overlap_and_none_overlap(device: torch.device) -> None:
     assert keep.tolist() == list(range(1999, -1, -1))
 
 
-def test_a_million_classes(device: torch.device) -> None:
-    n = 1_000_000
+def test_a_million_classes(full_size_device: torch.device) -> None:
+    device, n = full_size_device, 1_000_000
     boxes = torch.tensor([SQUARE], device=device).expand(2 * n, 4)
     scores = torch.cat([torch.zeros(n), torch.ones(n)]).to(device)
     idxs = torch.arange(n, device=device).repeat(2)

@@ -18,10 +18,11 @@ candidates = st.lists(st.tuples(box, st.integers(0, 5), st.integers(-1, 2)), max
 threshold = st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 0.7, 1.0])
 
 
-def tensors(rows: list[tuple]) -> tuple[Tensor, Tensor, Tensor]:  # boxes, scores, groups
-    boxes = torch.tensor([row[0] for row in rows], dtype=torch.float32).view(-1, 4)
-    scores = torch.tensor([row[1] for row in rows], dtype=torch.float32)
-    return boxes, scores, torch.tensor([row[2] for row in rows], dtype=torch.int64)
+def tensors(rows: list[tuple], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """boxes, scores, groups"""
+    boxes = torch.tensor([row[0] for row in rows], dtype=torch.float32, device=device).view(-1, 4)
+    scores = torch.tensor([row[1] for row in rows], dtype=torch.float32, device=device)
+    return boxes, scores, torch.tensor([row[2] for row in rows], dtype=torch.int64, device=device)
 
 
 def overlaps(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
@@ -34,15 +35,19 @@ def overlaps(boxes: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
 
 
 @given(candidates, threshold)
-def test_the_reference_agrees(rows: list[tuple], iou_threshold: float) -> None:
-    boxes, scores, groups = tensors(rows)
+def test_the_reference_agrees(
+    device: torch.device, rows: list[tuple], iou_threshold: float
+) -> None:
+    boxes, scores, groups = tensors(rows, device)
     want = reference.batched_nms(boxes, scores, groups, iou_threshold)
     assert torch.equal(batched_nms(boxes, scores, groups, iou_threshold), want)
 
 
 @given(candidates, threshold)
-def test_greedy_maximal_independent_set(rows: list[tuple], iou_threshold: float) -> None:
-    boxes, scores, groups = tensors(rows)
+def test_greedy_maximal_independent_set(
+    device: torch.device, rows: list[tuple], iou_threshold: float
+) -> None:
+    boxes, scores, groups = tensors(rows, device)
     keep = batched_nms(boxes, scores, groups, iou_threshold).tolist()
     clash = overlaps(boxes, groups, iou_threshold)
     rank = {row: (-scores[row].item(), row) for row in range(len(rows))}
@@ -55,26 +60,28 @@ def test_greedy_maximal_independent_set(rows: list[tuple], iou_threshold: float)
 
 
 @given(candidates, threshold, st.randoms(use_true_random=False))
-def test_permuting_the_input_permutes_the_output(rows, iou_threshold, random) -> None:
-    boxes, _, groups = tensors(rows)
-    scores = torch.arange(len(rows), dtype=torch.float32)  # no ties: those go by row
+def test_permuting_the_input_permutes_the_output(
+    device: torch.device, rows, iou_threshold, random
+) -> None:
+    boxes, _, groups = tensors(rows, device)
+    scores = torch.arange(len(rows), dtype=torch.float32, device=device)  # no ties: those go by row
     keep = batched_nms(boxes, scores, groups, iou_threshold)
     order = list(range(len(rows)))
     random.shuffle(order)
-    order = torch.tensor(order, dtype=torch.int64)
+    order = torch.tensor(order, dtype=torch.int64, device=device)
     permuted = batched_nms(boxes[order], scores[order], groups[order], iou_threshold)
     assert torch.equal(order[permuted], keep)
 
 
 @given(candidates, threshold, st.integers(-1, 6))
-def test_a_far_box_changes_nothing(rows, iou_threshold, score) -> None:
-    boxes, scores, groups = tensors(rows)
+def test_a_far_box_changes_nothing(device: torch.device, rows, iou_threshold, score) -> None:
+    boxes, scores, groups = tensors(rows, device)
     keep = batched_nms(boxes, scores, groups, iou_threshold)
-    far = torch.tensor([[1000.0, 1000, 1010, 1010]])
+    far = torch.tensor([[1000.0, 1000, 1010, 1010]], device=device)
     more = batched_nms(
         torch.cat([boxes, far]),
-        torch.cat([scores, torch.tensor([float(score)])]),
-        torch.cat([groups, torch.tensor([0])]),
+        torch.cat([scores, torch.tensor([float(score)], device=device)]),
+        torch.cat([groups, torch.tensor([0], device=device)]),
         iou_threshold,
     )
     assert len(rows) in more.tolist()
@@ -82,8 +89,10 @@ def test_a_far_box_changes_nothing(rows, iou_threshold, score) -> None:
 
 
 @given(candidates, threshold)
-def test_groups_are_independent(rows: list[tuple], iou_threshold: float) -> None:
-    boxes, scores, groups = tensors(rows)
+def test_groups_are_independent(
+    device: torch.device, rows: list[tuple], iou_threshold: float
+) -> None:
+    boxes, scores, groups = tensors(rows, device)
     keep = batched_nms(boxes, scores, groups, iou_threshold)
     for group in groups.unique():
         members = (groups == group).nonzero().flatten()
@@ -92,21 +101,23 @@ def test_groups_are_independent(rows: list[tuple], iou_threshold: float) -> None
 
 
 @given(st.lists(candidates, max_size=3), threshold, st.integers(-1, 5), st.integers(0, 12))
-def test_padded_rows_are_prefixes(batch, iou_threshold, score_threshold, max_detections) -> None:
+def test_padded_rows_are_prefixes(
+    device: torch.device, batch, iou_threshold, score_threshold, max_detections
+) -> None:
     longest = max(map(len, batch), default=0)
     filler = ((0, 0, 0, 0), -9, 0)  # below every score threshold
-    padded = [tensors(rows + [filler] * (longest - len(rows))) for rows in batch]
+    padded = [tensors(rows + [filler] * (longest - len(rows)), device) for rows in batch]
     shapes = (len(batch), longest, 4), (len(batch), longest), (len(batch), longest)
     dtypes = torch.float32, torch.float32, torch.int64
     columns = [
-        torch.stack(column) if batch else torch.empty(shape, dtype=dtype)
+        torch.stack(column) if batch else torch.empty(shape, dtype=dtype, device=device)
         for column, shape, dtype in zip(
             zip(*padded, strict=True) if batch else [()] * 3, shapes, dtypes, strict=True
         )
     ]
     idx, count = nms_padded(*columns, iou_threshold, score_threshold, max_detections)
     for image, rows in enumerate(batch):
-        boxes, scores, groups = tensors(rows)
+        boxes, scores, groups = tensors(rows, device)
         above = (scores > score_threshold).nonzero().flatten()
         keep = above[batched_nms(boxes[above], scores[above], groups[above], iou_threshold)]
         keep = keep[:max_detections].tolist()

@@ -1,0 +1,131 @@
+"""Compiles the CUDA kernels for the host: csrc/cuda/*.cu as C++, with the machine they run on.
+
+A library is built once for each state of its sources, into build/simt (or a temporary folder, where
+the sources may not be written beside).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SIMT = ROOT / "tests" / "simt"
+CSRC = ROOT / "csrc"
+TORCH = Path(torch.__file__).parent
+MACHINE = [SIMT / "runtime.cpp", SIMT / "races.cpp", SIMT / "torch_shim.cpp"]
+
+# As setup.py, since what the compiler may do to the arithmetic decides about the bits.
+ARITHMETIC = "-std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math".split()
+FLAGS = [
+    *ARITHMETIC,
+    *"-O1 -g -fPIC -fvisibility=hidden -march=native -Wall -Wextra -Wno-unknown-pragmas".split(),
+    *("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+    *('-DFOCALDET_VERSION="simt"', f'-DFOCALDET_TORCH="{torch.__version__}"'),
+]
+# The compiler announces every access to memory, to races.cpp.
+RACES = ["-fsanitize=thread"]
+ADDRESS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-Wno-maybe-uninitialized",  # GCC sees some in the C++ library then
+]
+
+
+class Unavailable(Exception):
+    """Why nothing can be compiled here."""
+
+
+@cache
+def compiler() -> str:
+    name = os.environ.get("CXX") or "c++"
+    if shutil.which(name) is None:
+        raise Unavailable(f"no C++ compiler ({name})")
+    if not CSRC.is_dir():
+        raise Unavailable("the C++ sources are not beside the tests")
+    return name
+
+
+def address_environment() -> dict[str, str]:
+    """For a Python whose extensions are built with ADDRESS: the sanitizers must come first, and the
+    C++ library before their first exception. Python itself frees little at its end."""
+    names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
+    found = [
+        subprocess.run([compiler(), f"-print-file-name={n}"], capture_output=True, text=True)
+        for n in names
+    ]
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(done.stdout.strip() for done in found),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+def includes() -> list[str]:
+    system = [TORCH / "include", sysconfig.get_paths()["include"]]  # pybind11 lies beside torch's
+    return [f"-I{SIMT / 'include'}", *(f"-isystem{folder}" for folder in system)]
+
+
+def cuda_kernels(sanitizer: Sequence[str] = RACES) -> Path:
+    """The operators of csrc/cuda as torch.ops.focaldet_simt, on CPU tensors."""
+    return library("focaldet_simt", sorted(CSRC.glob("cuda/*.cu")), sanitizer, [CSRC / "ops.cpp"])
+
+
+def library(
+    namespace: str,
+    kernels: Iterable[Path],
+    sanitizer: Sequence[str] = RACES,
+    host: Sequence[Path] = (),
+) -> Path:
+    """Kernels, the machine and host sources, where the namespace focaldet has another name."""
+    renamed = f"-Dfocaldet={namespace}"
+    whole = [] if sanitizer == RACES else sanitizer  # the machine's own memory is no race's
+    jobs = [(source, ["-xc++", renamed, *sanitizer]) for source in kernels]
+    jobs += [(source, [renamed, *whole]) for source in (*host, *MACHINE)]
+    return link(namespace, jobs, ["-Wl,-Bsymbolic", *whole])
+
+
+def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]) -> Path:
+    """The shared library of these sources, each with flags of its own."""
+    key = repr((jobs, flags, FLAGS, compiler(), torch.__version__)).encode()
+    for source in sorted(f for root in (CSRC, SIMT) for f in root.rglob("*.*") if f.is_file()):
+        if source.suffix in (".h", ".cpp", ".cu", ".cuh"):
+            key += source.name.encode() + source.read_bytes()
+    writable = os.access(ROOT, os.W_OK)
+    base = ROOT / "build" if writable else Path(tempfile.gettempdir(), "focaldet")
+    folder = base / "simt" / hashlib.sha256(key).hexdigest()[:16]
+    target = folder / f"{name}.so"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        objects = [f"{work}/{i}.o" for i in range(len(jobs))]
+
+        def compiled(job: tuple[Path, list[str]], to: str) -> None:
+            source, own = job
+            run([compiler(), *FLAGS, *includes(), *own, "-c", str(source), "-o", to])
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compiled, jobs, objects))
+        libraries = [f"-L{TORCH}/lib", f"-Wl,-rpath,{TORCH}/lib", "-ltorch_cpu", "-lc10", "-ldl"]
+        made = f"{work}/{target.name}"
+        run([compiler(), "-shared", *objects, *flags, "-o", made, *libraries])
+        os.replace(made, target)  # whole or not at all, whoever else builds it
+    return target
+
+
+def run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0 or "warning:" in done.stderr:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

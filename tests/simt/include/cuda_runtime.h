@@ -1,0 +1,224 @@
+// The part of CUDA that the kernels of csrc/cuda use, for a host compiler. What is not here they do
+// not rely on; a kernel that needs more adds it here with its exact meaning.
+#pragma once
+
+// The operators register as focaldet_simt:: for CPU tensors: the library's name comes with
+// -Dfocaldet=focaldet_simt, the dispatch key from here.
+#include <torch/csrc/stable/library.h>
+#undef STABLE_TORCH_LIBRARY_IMPL
+#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) _STABLE_TORCH_LIBRARY_IMPL(ns, CPU, m, C10_UID)
+
+#include <cstring>
+#include <functional>
+#include <tuple>
+#include <type_traits>
+
+#include "../runtime.h"
+
+#define __host__
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+inline constexpr const simt::Dim& threadIdx = simt::here.thread;
+inline constexpr const simt::Dim& blockIdx = simt::here.block;
+inline constexpr const simt::Dim& blockDim = simt::here.block_dim;
+inline constexpr const simt::Dim& gridDim = simt::here.grid_dim;
+
+// Shared memory --------------------------------------------------------------------------------
+
+#define FD_SHARED(T, name, n)               \
+  static const char name##_declaration = 0; \
+  T* const name = static_cast<T*>(::simt::shared_array(&name##_declaration, #name, sizeof(T) * (n)))
+
+namespace focaldet {
+template <class T>
+T* dynamic_shared() {
+  return static_cast<T*>(::simt::dynamic_shared());
+}
+}  // namespace focaldet
+
+// Launches -------------------------------------------------------------------------------------
+
+using cudaError_t = int;
+using cudaStream_t = void*;
+
+struct dim3 : simt::Dim {
+  dim3(unsigned x = 1) : Dim{x} {}
+};
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+
+template <class... Params, class... Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
+                               Args&&... args) {
+  const std::tuple<Params...> parameters(std::forward<Args>(args)...);
+  return simt::launch(reinterpret_cast<const void*>(kernel), config->gridDim, config->blockDim,
+                      config->dynamicSmemBytes, [&] { std::apply(kernel, parameters); });
+}
+
+// Barriers and collectives ---------------------------------------------------------------------
+
+#define SIMT_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+// Every thread of the block, at the same place.
+inline void __syncthreads(SIMT_SITE) { simt::barrier({file, line}); }
+
+// Orders memory between the lanes of the mask; no other collective does.
+inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_SITE) {
+  simt::collective("__syncwarp", mask, 0, 0, [](const uint64_t*, unsigned) { return uint64_t{0}; },
+                   {file, line});
+}
+
+namespace simt {
+
+template <class T>
+uint64_t to_bits(T value) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  return bits;
+}
+template <class T>
+T from_bits(uint64_t bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// A lane whose source lies outside its segment of `width` lanes keeps its own value.
+template <class T>
+T shuffle(const char* name, unsigned mask, T value, int source, int width, Site site) {
+  const int lane = static_cast<int>(here.thread.x % kLanes), segment = lane / width * width;
+  const bool inside = source >= segment && source < segment + width;
+  return from_bits<T>(
+      collective(name, mask, to_bits(value), inside ? source : lane, nullptr, site));
+}
+inline int lane() { return static_cast<int>(here.thread.x % kLanes); }
+
+template <class T, class Combine>
+uint64_t folded(const uint64_t* values, unsigned mask) {
+  const int first = __builtin_ctz(mask);
+  T total = from_bits<T>(values[first]);
+  for (int i = first + 1; i < kLanes; ++i) {
+    if (mask >> i & 1) total = Combine()(total, from_bits<T>(values[i]));
+  }
+  return to_bits(total);
+}
+
+}  // namespace simt
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, SIMT_SITE) {
+  const int segment = simt::lane() / width * width;
+  return simt::shuffle("__shfl_sync", mask, value, segment + (source & (width - 1)), width,
+                       {file, line});
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SIMT_SITE) {
+  return simt::shuffle("__shfl_up_sync", mask, value, simt::lane() - static_cast<int>(delta), width,
+                       {file, line});
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, SIMT_SITE) {
+  return simt::shuffle("__shfl_down_sync", mask, value, simt::lane() + static_cast<int>(delta),
+                       width, {file, line});
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, SIMT_SITE) {
+  return simt::shuffle("__shfl_xor_sync", mask, value, simt::lane() ^ bits, width, {file, line});
+}
+
+inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_SITE) {
+  const auto votes = [](const uint64_t* values, unsigned mask) {
+    uint64_t ballot = 0;
+    for (int i = 0; i < simt::kLanes; ++i) {
+      if ((mask >> i & 1) != 0 && values[i] != 0) ballot |= uint64_t{1} << i;
+    }
+    return ballot;
+  };
+  return static_cast<unsigned>(
+      simt::collective("__ballot_sync", mask, predicate != 0, 0, votes, {file, line}));
+}
+inline int __any_sync(unsigned mask, int predicate, SIMT_SITE) {
+  return __ballot_sync(mask, predicate, file, line) != 0;
+}
+inline int __all_sync(unsigned mask, int predicate, SIMT_SITE) {
+  return __ballot_sync(mask, predicate == 0, file, line) == 0;
+}
+
+#define SIMT_REDUCE(name, Combine)                                                       \
+  template <class T>                                                                     \
+  T name(unsigned mask, T value, SIMT_SITE) {                                            \
+    return simt::from_bits<T>(simt::collective(#name, mask, simt::to_bits(value), 0,     \
+                                               simt::folded<T, Combine>, {file, line})); \
+  }
+namespace simt {
+struct Min {
+  template <class T>
+  T operator()(T a, T b) const {
+    return b < a ? b : a;
+  }
+};
+struct Max {
+  template <class T>
+  T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
+};
+}  // namespace simt
+SIMT_REDUCE(__reduce_add_sync, std::plus<>)
+SIMT_REDUCE(__reduce_and_sync, std::bit_and<>)
+SIMT_REDUCE(__reduce_or_sync, std::bit_or<>)
+SIMT_REDUCE(__reduce_xor_sync, std::bit_xor<>)
+SIMT_REDUCE(__reduce_min_sync, simt::Min)
+SIMT_REDUCE(__reduce_max_sync, simt::Max)
+#undef SIMT_REDUCE
+#undef SIMT_SITE
+
+// Atomics: relaxed, as CUDA's are. They return the old value --------------------------------------
+
+#define SIMT_ATOMIC(name, next)                                                    \
+  template <class T>                                                               \
+  __attribute__((no_sanitize("thread"))) T name(T* address, simt::Same<T> value) { \
+    simt::atomic(address, sizeof(T));                                              \
+    const T old = *address;                                                        \
+    *address = next;                                                               \
+    return old;                                                                    \
+  }
+namespace simt {
+template <class T>
+using Same = std::common_type_t<T>;  // takes no part in deduction
+}
+SIMT_ATOMIC(atomicAdd, old + value)
+SIMT_ATOMIC(atomicMin, value < old ? value : old)
+SIMT_ATOMIC(atomicMax, old < value ? value : old)
+SIMT_ATOMIC(atomicAnd, old& value)
+SIMT_ATOMIC(atomicOr, old | value)
+SIMT_ATOMIC(atomicExch, value)
+#undef SIMT_ATOMIC
+
+// Scalars and vectors --------------------------------------------------------------------------
+
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
+#define SIMT_VECTOR(T, name, bytes)                          \
+  struct alignas(bytes) name##2 { T x, y; };                 \
+  struct alignas(2 * bytes) name##4 { T x, y, z, w; };       \
+  inline name##2 make_##name##2(T x, T y) { return {x, y}; } \
+  inline name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+SIMT_VECTOR(float, float, 8)
+SIMT_VECTOR(int, int, 8)
+SIMT_VECTOR(unsigned, uint, 8)
+#undef SIMT_VECTOR

@@ -1,0 +1,90 @@
+"""The operators of the CUDA kernels on the host, and how tests reach them.
+
+Each call runs under several schedules, which must agree to the bit: what a kernel computes may not
+depend on who runs first, nor on what fresh memory holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# In order, in reverse with two blocks at a time, and at random with three: see runtime.cpp.
+SEEDS = (0, 1, 2)
+
+
+class Kernels:
+    """A library of kernels on the machine of this folder, loaded."""
+
+    def __init__(self, library: Path, seeds: Sequence[int] = SEEDS) -> None:
+        self.namespace = library.stem
+        self.seeds = seeds
+        torch.ops.load_library(library)
+        self._machine = ctypes.CDLL(str(library))
+        self._machine.simt_seed.argtypes = [ctypes.c_uint64]
+        self._machine.simt_launches.restype = ctypes.c_char_p
+
+    def has(self, op: str) -> bool:
+        name = f"{self.namespace}::{op}"
+        return torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+
+    def call(self, op: str, *arguments: Any) -> Any:
+        """The operator's result, which every schedule must give."""
+        results = []
+        for seed in self.seeds:
+            self._machine.simt_seed(seed)
+            results.append(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
+        for seed, result in zip(self.seeds, results, strict=True):
+            if bits(result) != bits(results[0]):
+                raise AssertionError(
+                    f"simt: {op} gives other bits under seed {seed} than under {self.seeds[0]}: "
+                    f"{result} instead of {results[0]}"
+                )
+        return results[0]
+
+    def launches(self) -> dict[str, int]:
+        """How often each kernel ran."""
+        lines = self._machine.simt_launches().decode().splitlines()
+        return {name: int(count) for count, name in (line.split(" ", 1) for line in lines)}
+
+    @contextmanager
+    def in_place_of_cpu(self) -> Iterator[None]:
+        """Lets torch.ops.focaldet do on CPU tensors what it does on CUDA ones: kernels run on the
+        machine, and operators without one as they are composed on CUDA."""
+        from focaldet.ops._composed import ON_CUDA
+
+        own = torch.library.Library("focaldet", "IMPL")
+        try:
+            for name in operators():
+                function = ON_CUDA[name] if name in ON_CUDA else self._caller(name)
+                own.impl(name, function, "CPU", allow_override=True)
+            yield
+        finally:
+            own._destroy()
+
+    def _caller(self, op: str) -> Any:
+        return lambda *arguments: self.call(op, *arguments)
+
+
+def operators() -> list[str]:
+    """The names of all operators of focaldet."""
+    return [
+        schema.name.removeprefix("focaldet::")
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("focaldet::")
+    ]
+
+
+def bits(result: Any) -> bytes:
+    tensors = [result] if isinstance(result, Tensor) else result
+    return b"|".join(
+        repr((t.shape, t.dtype)).encode()
+        + t.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        for t in tensors
+    )

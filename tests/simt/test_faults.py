@@ -1,0 +1,133 @@
+"""The machine notices what it is there for: each mistake of faults.cu, planted on purpose, and in
+the real kernels every barrier that is taken away."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from simt import build
+from simt.kernels import Kernels
+
+pytestmark = pytest.mark.simt
+
+# What is said of each kernel of faults.cu, with the places: the lines that its mistake is on.
+SAID = {
+    "missing_syncthreads": r"reads byte \d+ of shared tile in .* at faults.cu:17, which nobody has",
+    "missing_syncwarp": r"reads byte \d+ of shared tile in .* at faults.cu:26, which nobody has",
+    "race_in_shared_memory": r"race: writes byte 0 of shared factor in .* at faults.cu:33, which "
+    r"block 0, thread 0 has written in .* at faults.cu:33 with nothing to order them",
+    "race_with_a_reader": r"race: reads byte \d+ of shared tile in .* at faults.cu:46, which "
+    r"block 0, thread \d+ has written in .* at faults.cu:48",
+    "race_between_blocks": r"block 1, thread 0: race: writes global memory .* at faults.cu:55",
+    "write_past_shared_memory": r"writes byte 256 of shared tile, which has 256, .* faults.cu:61",
+    "uninitialised_output": "run gives other bits under seed 1 than under 0",
+    "uninitialised_shared_memory": r"reads byte 4 of shared tile .* faults.cu:83, which nobody has",
+    "divergent_barrier": r"__syncthreads at faults.cu:91, while thread 0 waits in that at "
+    "faults.cu:89",
+    "barrier_that_some_never_reach": r"thread 5: leaves the kernel, while thread 0 waits in "
+    "__syncthreads at faults.cu:99",
+    "shuffle_from_an_inactive_lane": r"__shfl_sync at faults.cu:107 reads lane 16, which is not in",
+    "lane_outside_its_mask": r"__shfl_xor_sync at faults.cu:\d+ by lane 16, which is not in",
+    "masks_that_differ": r"with mask ffffffff, while __ballot_sync at faults.cu:\d+ with mask 5555",
+    "deadlock": r"deadlock of 64 threads: block 0, thread 0 in __syncthreads at faults.cu:128; "
+    r"block 0, thread 1 in __syncwarp at faults.cu:131",
+    "result_of_the_schedule": "run gives other bits under seed 1 than under 0",
+    "too_much_shared_memory": "tile takes shared memory to 49156 bytes",
+}
+# Those that AddressSanitizer and UndefinedBehaviorSanitizer see.
+SANITIZED = {
+    "write_past_shared_memory": r"heap-buffer-overflow[\s\S]*WRITE of size 4[\s\S]*faults.cu:61",
+    "write_past_the_output": r"heap-buffer-overflow[\s\S]*WRITE of size 4[\s\S]*faults.cu:68",
+    "undefined_behaviour": r"faults.cu:\d+:\d+: runtime error: shift exponent 32",
+}
+
+
+def test_every_fault_is_expected() -> None:
+    planted = re.findall(r"^  FAULT\((\w+)\)", (build.SIMT / "faults.cu").read_text(), re.M)
+    assert planted and set(planted) == {*SAID, *SANITIZED}
+
+
+@pytest.fixture(scope="module")
+def faults(compiled: None) -> Kernels:
+    return Kernels(build.library("focaldet_faults", [build.SIMT / "faults.cu"]))
+
+
+@pytest.mark.parametrize("kernel", SAID)
+def test_a_fault_is_reported_with_its_places(kernel: str, faults: Kernels) -> None:
+    values = torch.arange(192.0)
+    faults.call("run", kernel, False, values)
+    with pytest.raises((RuntimeError, AssertionError), match=SAID[kernel]) as caught:
+        faults.call("run", kernel, True, values)
+    if caught.type is RuntimeError:
+        assert str(caught.value).startswith(f"simt: {kernel}<true> at faults.cu:")
+    faults.call("run", kernel, False, values)  # the machine goes on
+
+
+def run_sanitized(kernel: str, fault: bool) -> subprocess.CompletedProcess[str]:
+    library = build.library("focaldet_faults", [build.SIMT / "faults.cu"], build.ADDRESS)
+    code = (
+        f"import torch; torch.ops.load_library({str(library)!r}); "
+        f"torch.ops.focaldet_faults.run({kernel!r}, {fault}, torch.ones(192))"
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, env=build.address_environment(), capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", SANITIZED)
+def test_a_fault_is_reported_by_the_sanitizers(kernel: str, compiled: None) -> None:
+    right, wrong = run_sanitized(kernel, False), run_sanitized(kernel, True)
+    assert right.returncode == 0, right.stderr
+    assert wrong.returncode != 0 and re.search(SANITIZED[kernel], wrong.stderr), wrong.stderr
+
+
+BARRIER = re.compile(r"^ *__sync(threads|warp)\(\);\n", re.M)
+
+
+def barriers() -> list[tuple[str, int]]:
+    """(file, which of its barriers) for all of csrc/cuda."""
+    sources = sorted(build.CSRC.glob("cuda/*.cu*"))
+    return [(f.name, i) for f in sources for i in range(len(BARRIER.findall(f.read_text())))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file,which", barriers())
+def test_no_barrier_of_the_kernels_can_go(
+    file: str, which: int, compiled: None, tmp_path: Path
+) -> None:
+    csrc = tmp_path / "csrc"
+    shutil.copytree(build.CSRC, csrc)
+    source = csrc / "cuda" / file
+    text = source.read_text()
+    barrier = list(BARRIER.finditer(text))[which]
+    source.write_text(text[: barrier.start()] + text[barrier.end() :])
+    namespace = f"focaldet_without_{source.stem}_{which}"
+    kernels = Kernels(
+        build.library(namespace, sorted(csrc.glob("cuda/*.cu")), build.RACES, [csrc / "ops.cpp"])
+    )
+    with pytest.raises((RuntimeError, AssertionError), match="simt: "):
+        run_everything(kernels)
+
+
+def run_everything(kernels: Kernels) -> None:
+    """Inputs that keep more than one tile, warp and stage of every kernel busy."""
+    boxes = torch.rand(1300, 2).mul(2000).repeat(1, 2) + torch.tensor([0.0, 0.0, 30.0, 30.0])
+    kernels.call("nms", boxes, torch.rand(1300), 0.5)
+    cells = [-8.0, -8.0, 8.0, 8.0, -4.0, -9.0, 4.0, 9.0]
+    kernels.call("generate_anchors", torch.empty(0), cells, [20, 30], [8, 8], 0.5)
+    logits, labels = torch.randn(700, 5), torch.randint(-2, 5, (700,))
+    kernels.call("sigmoid_focal_loss_sum", logits, labels, 0.25, 2.0, None, None, 0.0)
+
+
+def test_the_kernels_as_they_are_run(simt_kernels: Kernels) -> None:
+    """So that what the test above catches is the barrier that is missing."""
+    run_everything(simt_kernels)

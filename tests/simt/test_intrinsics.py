@@ -1,0 +1,82 @@
+"""Each function that the kernels may take from CUDA, against plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from operator import and_, or_, xor
+
+import pytest
+import torch
+
+from simt import build
+from simt.kernels import Kernels
+
+pytestmark = pytest.mark.simt
+LANES = range(32)
+
+
+@pytest.fixture(scope="module")
+def intrinsics(compiled: None) -> Kernels:
+    return Kernels(build.library("focaldet_intrinsics", [build.SIMT / "intrinsics.cu"]))
+
+
+def answers(x: list[int]) -> list[list[int]]:
+    """By question of ask_the_warp, by lane."""
+
+    def everyone(value: int) -> list[int]:
+        return [value] * 32
+
+    def taken(source: Callable[[int], int]) -> list[int]:
+        return [x[source(lane)] for lane in LANES]
+
+    ballot = sum(1 << lane for lane in LANES if x[lane] % 3 == 0)
+    low, high = x[:16], x[16:]
+    return [
+        taken(lambda lane: 3),
+        taken(lambda lane: lane // 8 * 8 + (lane + 1) % 8),
+        taken(lambda lane: lane - 2 if lane >= 2 else lane),
+        taken(lambda lane: lane + 5 if lane + 5 < 32 else lane),
+        taken(lambda lane: lane + 5 if lane % 16 + 5 < 16 else lane),
+        taken(lambda lane: lane ^ 9),
+        everyone(ballot - (1 << 32) if ballot >> 31 else ballot),
+        everyone(1),
+        everyone(int(all(value >= x[0] for value in x))),
+        everyone(sum(x)),
+        everyone(min(x)),
+        everyone(max(x)),
+        everyone(reduce(and_, x)),
+        everyone(reduce(or_, x)),
+        everyone(reduce(xor, x)),
+        [sum(low)] * 16 + [high[i ^ 1] for i in range(16)],
+        [value.bit_count() for value in x],
+        [32 - value.bit_length() for value in x],
+        [(value & -value).bit_length() for value in x],
+    ]
+
+
+@pytest.mark.parametrize("values", [list(range(1, 33)), [(7 * i * i + 5) % 301 for i in LANES]])
+def test_a_warp(values: list[int], intrinsics: Kernels) -> None:
+    got = intrinsics.call("warp", torch.tensor(values, dtype=torch.int32)).tolist()
+    for question, (ours, expected) in enumerate(zip(got, answers(values), strict=True)):
+        assert ours == expected, f"answer {question} of ask_the_warp"
+
+
+def test_shared_memory_and_atomics(intrinsics: Kernels) -> None:
+    blocks = torch.randint(0, 1000, (7, 96), dtype=torch.int32)
+    sums = blocks.sum(1).tolist()
+    got = intrinsics.call("memory", blocks.flatten()).tolist()
+    everything = [sum(sums), min(0, *sums), max(sums), 0, reduce(or_, sums), 0]
+    assert got == everything + [7 * total for total in sums]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types(dtype: torch.dtype, intrinsics: Kernels) -> None:
+    """Every value, the ties between neighbours and what is near them, rounded as torch does."""
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    every = every[every.isfinite()]
+    between = (every[1:] + every[:-1]) / 2
+    values = torch.cat([every, between, between * (1 + 1e-6), between * (1 - 1e-6)])
+    values = values[: len(values) // 128 * 128]
+    got = intrinsics.call("half", values, dtype == torch.bfloat16)
+    assert torch.equal(got, values.to(dtype).float())

@@ -1,0 +1,80 @@
+"""The device "simt" of the operators' tests is what it claims to be."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from focaldet import ops, reference
+from simt import build
+from simt.kernels import Kernels, operators
+
+pytestmark = pytest.mark.simt
+
+
+def test_kernels_take_the_place_of_the_cpu_and_give_it_back(simt_kernels: Kernels) -> None:
+    boxes, scores = torch.rand(9, 4), torch.rand(9)
+
+    def launches() -> int:
+        return sum(count for name, count in simt_kernels.launches().items() if "walk" in name)
+
+    before = launches()
+    ops.nms(boxes, scores, 0.5)
+    assert launches() == before
+    with simt_kernels.in_place_of_cpu():
+        ops.nms(boxes, scores, 0.5)
+        assert launches() == before + len(simt_kernels.seeds)
+        # One call below another: suppression is a kernel, what is around it is composed.
+        logits, deltas = [torch.randn(1, 2, 4, 4)], [torch.zeros(1, 4, 4, 4)]
+        anchors = ops.AnchorGrid((((0.0, 0, 9, 9),),), (8,)).at([(4, 4)], (32, 32))
+        ops.retinanet_postprocess(logits, deltas, anchors, torch.tensor([[32, 32]]))
+        assert launches() == before + 2 * len(simt_kernels.seeds)
+    ops.nms(boxes, scores, 0.5)
+    assert launches() == before + 2 * len(simt_kernels.seeds)
+
+
+def test_every_operator_has_a_kernel_or_is_composed_on_cuda(simt_kernels: Kernels) -> None:
+    from focaldet.ops._composed import ON_CUDA
+
+    for name in operators():
+        assert simt_kernels.has(name) != (name in ON_CUDA), name
+
+
+def test_an_error_reaches_the_caller(simt: torch.device) -> None:
+    with pytest.raises(RuntimeError, match="focaldet: nms: boxes must be"):
+        torch.ops.focaldet.nms(torch.rand(3), torch.rand(3), 0.5)
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.device) -> None:
+    """By name and template arguments: what the other tests reach is what CUDA can launch."""
+    x = torch.randn(40, 7)
+    labels, soft = torch.randint(-2, 7, (40,)), torch.rand(40, 7)
+    boxes, scores = torch.rand(50, 4), torch.rand(50)
+    for dtype in DTYPES:
+        for gamma in (2.0, 1.5):
+            for targets in (labels, soft.to(dtype)):
+                logits = x.to(dtype).requires_grad_()
+                loss = ops.sigmoid_focal_loss(logits, targets, gamma=gamma)
+                loss.backward(torch.ones_like(loss))
+                ops.sigmoid_focal_loss(logits, targets, gamma=gamma, reduction="sum")
+        keep = ops.nms(boxes.to(dtype), scores.to(dtype), 0.5)
+        assert torch.equal(keep, reference.nms(boxes.to(dtype), scores.to(dtype), 0.5))
+    ops.generate_anchors(ops.AnchorGrid.paper().at([(2, 2)] * 5, (16, 16)))
+    ran = set(simt_kernels.launches())
+    kernel = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(")
+    for source in build.CSRC.glob("cuda/*.cu"):
+        for name in kernel.findall(source.read_text()):
+            assert any(each.startswith(name) for each in ran), f"{name} of {source.name}"
+    powers = [("double", "RealPower")]
+    for scalar in ("float", "c10::Half", "c10::BFloat16"):
+        powers += [(scalar, "RealPower"), (scalar, "IntegerPower<2>")]
+    for scalar, power in powers:
+        for labelled in ("true", "false"):
+            for gradient in ("true", "false"):
+                name = f"focal_elements<{scalar}, {power}, {labelled}, {gradient}>"
+                assert any(each.startswith(name) for each in ran), name
