@@ -1,9 +1,12 @@
-"""What every test may ask for: a device, the real data; and what every test gets: fixed seeds."""
+"""What every test may ask for: a device, the real data, the benchmarks; and what every test gets:
+fixed seeds."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +79,22 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("FOCALDET_DATA names no folder of data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[None]:
+    """Makes `benchmarks` importable without the project root, and so ./focaldet, on sys.path."""
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)

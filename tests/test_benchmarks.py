@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
@@ -20,22 +18,7 @@ import focaldet
 
 ROOT = Path(__file__).resolve().parent.parent
 OPS = ("focal_loss", "anchors", "match", "nms", "boxes", "retinanet_loss", "postprocess")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def package() -> Iterator[None]:
-    """Makes `benchmarks` importable without the project root, and so ./focaldet, on sys.path."""
-    folder = ROOT / "benchmarks"
-    spec = importlib.util.spec_from_file_location(
-        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    for name in [n for n in sys.modules if n.partition(".")[0] == "benchmarks"]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 def part(name: str) -> ModuleType:
