@@ -29,7 +29,7 @@ CXX_FLAGS = (
     "-Wall -Wextra"
 ).split()
 NVCC_FLAGS = (
-    "-O3 -std=c++17 -fmad=false --expt-relaxed-constexpr -Xptxas -v "
+    "-O3 -std=c++17 -fmad=false --expt-relaxed-constexpr "
     "-Xcompiler -ffp-contract=off,-fvisibility=hidden"
 ).split()
 
