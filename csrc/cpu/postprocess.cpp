@@ -75,6 +75,7 @@ std::vector<Candidate> select(const Map<T>& logits, const AnchorTable::Level& le
   const int64_t height = level.grid.height, width = level.grid.width;
   const int64_t channels = cells * settings.classes;
   std::vector<Candidate> found;
+  if (height == 0 || width == 0) return found;  // no memory behind the map
   const auto consider = [&](int64_t c, int64_t y, int64_t x) {
     const float score = sigmoid(static_cast<float>(logits.at(c, y, x)));
     if (!(score > settings.score_threshold)) return;  // topk = all: a NaN never passes
