@@ -31,8 +31,11 @@ FLAGS = [
     *ARITHMETIC,
     *"-O1 -g -fPIC -fvisibility=hidden -march=native -Wall -Wextra -Wno-unknown-pragmas".split(),
     *("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
-    *('-DFOCALDET_VERSION="simt"', f'-DFOCALDET_TORCH="{torch.__version__}"'),
+    *('-DFOCALDET_VERSION="test"', f'-DFOCALDET_TORCH="{torch.__version__}"'),
+    *("-isystem", f"{TORCH}/include", "-isystem", sysconfig.get_paths()["include"]),
 ]
+# Headers that stand for those of CUDA and pybind11.
+STANDINS = f"-I{SIMT / 'include'}"
 # The compiler announces every access to memory, to races.cpp.
 RACES = ["-fsanitize=thread"]
 ADDRESS = [
@@ -72,13 +75,10 @@ def address_environment() -> dict[str, str]:
     }
 
 
-def includes() -> list[str]:
-    system = [TORCH / "include", sysconfig.get_paths()["include"]]  # pybind11 lies beside torch's
-    return [f"-I{SIMT / 'include'}", *(f"-isystem{folder}" for folder in system)]
-
-
-def cuda_kernels(sanitizer: Sequence[str] = RACES) -> Path:
-    """The operators of csrc/cuda as torch.ops.focaldet_simt, on CPU tensors."""
+def cuda_kernels() -> Path:
+    """The operators of csrc/cuda as torch.ops.focaldet_simt, on CPU tensors; with ADDRESS in a
+    process that address_environment was made for."""
+    sanitizer = ADDRESS if "libasan" in os.environ.get("LD_PRELOAD", "") else RACES
     return library("focaldet_simt", sorted(CSRC.glob("cuda/*.cu")), sanitizer, [CSRC / "ops.cpp"])
 
 
@@ -89,23 +89,24 @@ def library(
     host: Sequence[Path] = (),
 ) -> Path:
     """Kernels, the machine and host sources, where the namespace focaldet has another name."""
-    renamed = f"-Dfocaldet={namespace}"
+    own = [STANDINS, f"-Dfocaldet={namespace}"]
     whole = [] if sanitizer == RACES else sanitizer  # the machine's own memory is no race's
-    jobs = [(source, ["-xc++", renamed, *sanitizer]) for source in kernels]
-    jobs += [(source, [renamed, *whole]) for source in (*host, *MACHINE)]
-    return link(namespace, jobs, ["-Wl,-Bsymbolic", *whole])
+    jobs = [(source, ["-xc++", *own, *sanitizer]) for source in kernels]
+    jobs += [(source, [*own, *whole]) for source in (*host, *MACHINE)]
+    return link(f"{namespace}.so", jobs, ["-shared", "-Wl,-Bsymbolic", *whole])
 
 
 def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]) -> Path:
-    """The shared library of these sources, each with flags of its own."""
+    """What the linker makes of these sources, each compiled with flags of its own."""
     key = repr((jobs, flags, FLAGS, compiler(), torch.__version__)).encode()
-    for source in sorted(f for root in (CSRC, SIMT) for f in root.rglob("*.*") if f.is_file()):
+    files = {source for source, _ in jobs} | {f for root in (CSRC, SIMT) for f in root.rglob("*.*")}
+    for source in sorted(files):
         if source.suffix in (".h", ".cpp", ".cu", ".cuh"):
             key += source.name.encode() + source.read_bytes()
     writable = os.access(ROOT, os.W_OK)
     base = ROOT / "build" if writable else Path(tempfile.gettempdir(), "focaldet")
     folder = base / "simt" / hashlib.sha256(key).hexdigest()[:16]
-    target = folder / f"{name}.so"
+    target = folder / name
     if target.exists():
         return target
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,13 +115,13 @@ def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]
 
         def compiled(job: tuple[Path, list[str]], to: str) -> None:
             source, own = job
-            run([compiler(), *FLAGS, *includes(), *own, "-c", str(source), "-o", to])
+            run([compiler(), *FLAGS, *own, "-c", str(source), "-o", to])
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compiled, jobs, objects))
         libraries = [f"-L{TORCH}/lib", f"-Wl,-rpath,{TORCH}/lib", "-ltorch_cpu", "-lc10", "-ldl"]
         made = f"{work}/{target.name}"
-        run([compiler(), "-shared", *objects, *flags, "-o", made, *libraries])
+        run([compiler(), *objects, *flags, "-o", made, *libraries])
         os.replace(made, target)  # whole or not at all, whoever else builds it
     return target
 

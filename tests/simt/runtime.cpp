@@ -327,7 +327,7 @@ int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
 const std::string& last_error() { return error_of_last_launch; }
 
 void poison(void* memory, size_t bytes) {
-  std::memset(memory, static_cast<int>(0xff - seed % 8), bytes);
+  if (bytes != 0) std::memset(memory, static_cast<int>(0xff - seed % 8), bytes);
 }
 
 // Names of static functions are in the debug information alone, so binutils must help.

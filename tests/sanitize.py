@@ -1,0 +1,72 @@
+"""`python tests/sanitize.py`: the operators' tests under sanitizers.
+
+address: the CPU kernels and, on the host, the CUDA kernels, compiled with AddressSanitizer and
+UndefinedBehaviorSanitizer, run the operators' tests. threads: the CPU kernels run on four threads
+under ThreadSanitizer (threads.cpp). Each may be named; the default is both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from simt import build
+
+TESTS = Path(__file__).resolve().parent
+# What compiles, traces or measures tests torch's compiler and our arithmetic, not memory.
+SELECTED = "not (compile or export or opcheck or special or simd or threads or torchvision)"
+
+
+def cpu_module(sanitizer: list[str]) -> Path:
+    jobs = [(f, sanitizer) for f in (build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp")))]
+    return build.link("_C.so", jobs, ["-shared", *sanitizer])
+
+
+def address() -> int:
+    """pytest, with a focaldet whose extension is the sanitized one."""
+    build.cuda_kernels()
+    with tempfile.TemporaryDirectory() as folder:
+        ignore = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(build.ROOT / "focaldet", f"{folder}/focaldet", ignore=ignore)
+        shutil.copy(cpu_module(build.ADDRESS), f"{folder}/focaldet/_C.so")
+        environment = build.address_environment() | {"PYTHONPATH": folder}
+        # The command pytest, since `python -m` would put this folder's focaldet first; -s, since a
+        # sanitizer that ends the process would leave its report in pytest's hands.
+        command = [sys.executable, shutil.which("pytest"), "-qs", "-m", "not slow", "-k", SELECTED]
+        return subprocess.run([*command, "tests/ops"], cwd=build.ROOT, env=environment).returncode
+
+
+def threads() -> int:
+    """The program of threads.cpp, which also must notice the race that it can plant."""
+    flags = ["-fsanitize=thread"]
+    sources = [TESTS / "threads.cpp", build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp"))]
+    program = build.link("threads", [(f, [build.STANDINS, *flags]) for f in sources], flags)
+    # GCC's ThreadSanitizer wants addresses where kernels did not randomise so widely put them.
+    fixed = ["setarch", "-R"] if shutil.which("setarch") else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TSAN_OPTIONS": "halt_on_error=1"}
+    planted = subprocess.run(
+        [*fixed, program, "race"], env=environment, capture_output=True, text=True
+    )
+    if planted.returncode == 0 or "data race" not in planted.stderr:
+        print(f"the planted race was not reported\n{planted.stderr}")
+        return 1
+    return subprocess.run([*fixed, program], env=environment).returncode
+
+
+def main() -> int:
+    checks = {"address": address, "threads": threads}
+    wanted = sys.argv[1:] or list(checks)
+    if unknown := set(wanted) - set(checks):
+        print(f"sanitize: expected {' or '.join(checks)}, got {', '.join(sorted(unknown))}")
+        return 2
+    failed = [name for name in wanted if checks[name]() != 0]
+    print(f"sanitize: {', '.join(failed) if failed else 'nothing'} failed")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
