@@ -82,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = measure(op, case, setup, args.provider or PROVIDERS, args.rounds)
             print(block(found), flush=True)
             rows += found
-    if args.json:
-        write_json(args.json, known, rows)
+            if args.json:  # every time, for a run that does not come to its end
+                write_json(args.json, known, rows)
     return 0
 
 

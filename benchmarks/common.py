@@ -6,6 +6,7 @@ the inputs, one provider per implementation, and the bytes that any implementati
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ TOLERANCE = {
     torch.bfloat16: 2e-2,
     torch.float16: 2e-2,
 }
-SLOW = 0.1  # seconds; a first call that takes longer is warm-up enough
+SLOW = 0.1  # seconds; on the CPU a first call that takes longer is warm-up enough
 SHORTEST = 5e-3  # seconds; faster calls are repeated until they add up to this
 LONGEST = 30.0  # seconds; a case stops after this, but not before LEAST_ROUNDS
 LEAST_ROUNDS = 3
@@ -185,12 +186,15 @@ def measure(op: str, case: Case, setup: Setup, wanted: Sequence[str], rounds: in
     """Compares the providers' results, then times those that agree, in turns."""
     rows = {name: Row(op, case.name, name, case.moved) for name in PROVIDERS if name in wanted}
     runs, once = {}, {}
+    # On CUDA a first call may be slow because it loads its kernels.
+    warm = SLOW if setup.device.type == "cpu" else math.inf
     for name, run, seconds in _agreeing(case, setup, rows):
         runs[name] = run
-        once[name] = seconds if seconds > SLOW else seconds_of(run, 1)
+        once[name] = seconds if seconds > warm else seconds_of(run, 1)
     if case.moved is not None:
         rows[COPY] = Row(op, case.name, COPY, case.moved)
         runs[COPY] = copy_of(case.moved, setup.device)
+        runs[COPY]()
         once[COPY] = seconds_of(runs[COPY], 1)
 
     names, spent = list(runs), 0.0
