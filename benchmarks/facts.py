@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -13,9 +12,9 @@ import torch
 
 import focaldet
 
-from . import ROOT
 from .common import Setup
 from .report import HEAP_KEPT
+from .sources import csrc_sha256
 
 
 def facts(setup: Setup) -> dict[str, Any]:
@@ -52,16 +51,3 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def csrc_sha256(folder: Path = ROOT / "csrc") -> str:
-    """One hash over the kernels' sources: in the order of their paths relative to the folder, path
-    and length, each ended by a zero byte, then the content."""
-    sources = (p for p in folder.rglob("*") if p.suffix in (".cpp", ".cu", ".cuh", ".h"))
-    files = {p.relative_to(folder).as_posix(): p for p in sources}
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        content = files[name].read_bytes()
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()

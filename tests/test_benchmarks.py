@@ -52,7 +52,7 @@ def test_facts_name_machine_versions_and_sources(result: Path) -> None:
     assert facts["simd"] == focaldet._C.simd_level
     assert (facts["device"], facts["dtype"], facts["threads"]) == ("cpu", "float32", 1)
     assert facts["focaldet"] == focaldet.__version__ and facts["torch"] == torch.__version__
-    assert facts["csrc_sha256"] == part("facts").csrc_sha256(ROOT / "csrc")
+    assert facts["csrc_sha256"] == part("sources").csrc_sha256(ROOT / "csrc")
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_ratios_are_paired_by_round() -> None:
 
 
 def test_hash_of_sources_sees_names_and_contents(tmp_path: Path) -> None:
-    csrc_sha256 = part("facts").csrc_sha256
+    csrc_sha256 = part("sources").csrc_sha256
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "a.cpp").write_text("int a;")
     first = csrc_sha256(tmp_path)
