@@ -109,9 +109,16 @@ def digits(value: float) -> str:
 
 
 def write_json(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
-    """One line for each row, so that a diff can be read."""
-    lines = ",\n  ".join(json.dumps(asdict(row)) for row in rows)
-    path.write_text(
-        f'{{\n "facts": {json.dumps(facts)},\n "rows": [\n  {lines}\n ]\n}}\n',
-        encoding="utf-8",
-    )
+    found = {"facts": facts, "rows": [asdict(row) for row in rows]}
+    path.write_text(layout(found) + "\n", encoding="utf-8")
+
+
+def layout(value: Any, margin: str = "\n") -> str:
+    """JSON with a line for each object that holds no other, so that a diff can be read."""
+    inner = margin + " "
+    if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
+        lines = [f"{json.dumps(key)}: {layout(each, inner)}" for key, each in value.items()]
+        return "{" + inner + f",{inner}".join(lines) + margin + "}"
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return "[" + inner + f",{inner}".join(map(json.dumps, value)) + margin + "]"
+    return json.dumps(value)

@@ -1,0 +1,101 @@
+"""`python -m benchmarks.gpu_subset`: every CUDA operator on a few small inputs.
+
+For compute-sanitizer, which slows kernels down up to a hundred times. The sizes are the smallest
+that reach every path: packs that end inside a row, pointers off 16 bytes, one candidate more than a
+tile of NMS. Inputs are drawn on the CPU: nothing but the operators runs kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from focaldet import AnchorGrid, ops
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+IMAGE, SIZES, CLASSES = (64, 96), [(8, 12), (4, 6)], 7
+ANCHORS = AnchorGrid.torchvision(sizes=(16, 32)).at(SIZES, IMAGE)
+
+
+def focal_loss(dtype: torch.dtype, device: torch.device) -> None:
+    rows, classes = 37, 91
+    logits = torch.randn(rows * classes + 1).to(device, dtype)
+    labels = torch.randint(-2, classes, (rows,)).to(device)
+    dense = torch.rand(rows, classes).to(device, dtype)
+    per_class = torch.rand(classes).to(device)
+    for start in (0, 1):  # aligned, and not
+        x = logits[start : start + rows * classes].view(rows, classes).requires_grad_()
+        for targets, options in (
+            (labels, {}),
+            (labels, {"gamma": 1.5, "alpha": per_class, "class_weight": per_class}),
+            (dense, {"label_smoothing": 0.1}),
+        ):
+            for reduction in ("none", "sum"):
+                loss = ops.sigmoid_focal_loss(x, targets, reduction=reduction, **options)
+                torch.autograd.grad(loss, x, torch.ones(loss.shape).to(loss))
+
+
+def boxes_of(n: int) -> Tensor:
+    corner = torch.rand(n, 2) * 400
+    return torch.cat([corner, corner + 10 + torch.rand(n, 2) * 40], dim=1)
+
+
+def nms(dtype: torch.dtype, device: torch.device) -> None:
+    for n in (0, 1, 65, 1025):
+        boxes, scores = boxes_of(n).to(device, dtype), torch.rand(n).to(device, dtype)
+        ops.nms(boxes, scores, 0.5)
+        ops.batched_nms(boxes, scores, torch.randint(3, (n,)).to(device), 0.5)
+    boxes, scores = boxes_of(3 * 130).view(3, 130, 4), torch.rand(3, 130)
+    labels = torch.randint(3, (3, 130))
+    batch = boxes.to(device, dtype), scores.to(device, dtype), labels.to(device)
+    ops.nms_padded(*batch, 0.5, 0.1, 100)
+
+
+def box_arithmetic(dtype: torch.dtype, device: torch.device) -> None:
+    a, b = boxes_of(33).to(device, dtype), boxes_of(33).to(device, dtype)
+    ops.box_iou(a, b[:17])
+    ops.decode_boxes(ops.encode_boxes(a, b), b)
+
+
+def anchors(dtype: torch.dtype, device: torch.device) -> None:
+    table = ops.generate_anchors(ANCHORS, device)
+    gt_boxes = (boxes_of(9) / 8).to(device, dtype)
+    splits = torch.tensor([0, 4, 4, 9]).to(device)
+    for each in (ANCHORS, table):
+        ops.match_anchors(each, gt_boxes, splits)
+        ops.count_foreground(each, gt_boxes, splits, low_quality="mmdet")
+
+
+def detector(dtype: torch.dtype, device: torch.device) -> None:
+    def maps(channels: int) -> list[Tensor]:
+        levels = [torch.randn(2, ANCHORS.per_position * channels, *size) for size in SIZES]
+        return [level.to(device, dtype).requires_grad_() for level in levels]
+
+    logits, deltas = maps(CLASSES), maps(4)
+    truth: list[Any] = [boxes_of(5) / 8, torch.randint(CLASSES, (5,)), torch.tensor([0, 2, 5])]
+    losses = ops.retinanet_loss(logits, deltas, ANCHORS, *(each.to(device) for each in truth))
+    torch.autograd.grad(losses[0] + losses[1], logits + deltas)
+    sizes = torch.tensor([IMAGE, (50, 60)]).to(device)
+    ops.retinanet_postprocess(logits, deltas, ANCHORS, sizes)
+
+
+def tour(device: torch.device) -> Iterator[str]:
+    """Names what it has just called."""
+    torch.manual_seed(0)
+    for dtype in DTYPES:
+        for family in (focal_loss, nms, box_arithmetic, anchors, detector):
+            family(dtype, device)
+            yield f"{family.__name__}, {str(dtype).removeprefix('torch.')}"
+
+
+def main() -> None:
+    for name in tour(torch.device("cuda")):
+        torch.cuda.synchronize()
+        print(f"done: {name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
