@@ -6,9 +6,10 @@ import hashlib
 import json
 import re
 import xml.etree.ElementTree as xml
+from typing import Any
 
 from . import ROOT
-from .steps import CannotRun, Figures, Outcome, Part
+from .steps import PASSED, CannotRun, Figures, Outcome, Part
 
 FOUND = 86  # compute-sanitizer's exit code for a program that succeeds in spite of its errors
 SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+) (?:errors?|hazards? .*)$", re.M)
@@ -93,3 +94,14 @@ def described(part: Part) -> str:
     if "reason" in part:
         words.insert(0, f"{part['status']} ({part['reason']})")
     return ", ".join(words) or part["status"]
+
+
+def headline(result: dict[str, Any], csrc: str) -> str:
+    """The line above a GPU's tables, in a tree whose sources have the hash `csrc`."""
+    here, measured = result["machine"], result["csrc_sha256"]
+    where = f"{here['gpu']}, driver {here['driver']}, CUDA {here['cuda']}"
+    if measured != csrc:
+        where = f"not measured since `{measured[:12]}`; then, on {where}"
+    found = {name: described(part) for name, part in result["steps"].items()}
+    facts = [f"{name}: {text}" for name, text in found.items() if text != PASSED]
+    return f"GPU: {'; '.join([where, *facts])}."

@@ -1,8 +1,10 @@
 """`python -m benchmarks.tables`: renders benchmarks/results into the README.
 
-`python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, and `python -m
-benchmarks.detector` those in detector/. Each table stands between two marker lines. `--check`
-changes nothing, and exits with 1 if they do not say what the results say.
+`python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `bash
+benchmarks/gpu.sh` those in gpu/, and `python -m benchmarks.detector` those in detector/. Each table
+stands between two marker lines. `--check` changes nothing, and exits with 1 if they do not say what
+the results say. A CPU's table names the csrc/ that it measured and outlives it; what is said of a
+GPU turns into "not measured since" with the first change of csrc/, once.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, detector
+from . import ROOT, detector, outcomes
 from .report import COPY, Row, digits, duration, in_threads, spread
+from .sources import csrc_sha256
 
-DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 COLUMNS = ("focaldet", COPY, "torchvision", "reference")
 
 
@@ -55,11 +57,17 @@ def replace(text: str, name: str, section: Callable[[], str], readme: Path) -> s
 def render(results: Path) -> str:
     """A table for each result, and a line for each kind of device that has none."""
     runs = [load(path) for path in sorted(results.glob("*.json"))]
-    parts = []
-    for device, title in DEVICES.items():
-        of_device = [run for run in runs if run["facts"]["device"] == device]
-        parts += [table(title, run) for run in of_device] or [f"{title}: not measured yet."]
-    return "\n\n".join(parts)
+    cpus = [table("CPU", run) for run in runs if run["facts"]["device"] == "cpu"]
+    gpus = [gpu(path) for path in sorted(results.glob("gpu/*.json"))]
+    return "\n\n".join((cpus or ["CPU: not measured yet."]) + (gpus or ["GPU: not measured yet."]))
+
+
+def gpu(path: Path) -> str:
+    """What benchmarks/gpu.sh found, in a line, and a table for each dtype."""
+    result = parse(path, "`bash benchmarks/gpu.sh`")
+    timed = [part for part in result["steps"].values() if "rows" in part]
+    lines = [outcomes.headline(result, csrc_sha256()), *(table("GPU", part) for part in timed)]
+    return "\n\n".join(lines)
 
 
 def table(title: str, run: dict[str, Any]) -> str:
@@ -98,13 +106,17 @@ def cell(row: Row | None, focaldet: Row | None) -> str:
 
 
 def load(path: Path) -> dict[str, Any]:
-    try:
-        run = json.loads(read(path))
-    except json.JSONDecodeError as error:
-        stop(f"{path}: expected what `python -m benchmarks --json` writes ({error})")
+    run = parse(path, "`python -m benchmarks --json`")
     if run["facts"]["quick"]:
         stop(f"{path}: its figures are of a --quick run and mean nothing")
     return run
+
+
+def parse(path: Path, writer: str) -> dict[str, Any]:
+    try:
+        return json.loads(read(path))
+    except json.JSONDecodeError as error:
+        stop(f"{path}: expected what {writer} writes ({error})")
 
 
 def read(path: Path) -> str:

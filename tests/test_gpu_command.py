@@ -21,7 +21,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.usefixtures("benchmarks_package")
+pytestmark = pytest.mark.usefixtures("benchmarks")
 MACHINE = {"gpu": "Some GPU 80GB", "driver": "580.1", "cuda": "13.0", "torch": "2.14.1+cu130"}
 ROWS = [{"case": "nms", "provider": name, "seconds": [1]} for name in ("focaldet", "reference")]
 

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.sh reads from its steps."""
+"""What benchmarks/gpu.sh reads from its steps, and what the README makes of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("benchmarks_package")
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("benchmarks")
+MACHINE = {"gpu": "Some GPU 80GB", "driver": "580.1", "cuda": "13.0", "torch": "2.14.1+cu130"}
 ROWS = [
     {"op": "nms", "case": "nms, 50 boxes", "provider": name, "moved": 8, "note": "", "seconds": [1]}
     for name in ("focaldet", "reference")
@@ -156,3 +158,65 @@ def test_a_build_holds_while_the_extension_is_its_own(
     assert not holds(figures)
     reason = "focaldet: FOCALDET_CUDA=1, but there is no nvcc; put it on PATH or set CUDA_HOME"
     assert outcomes.build(outcome(1, f"{reason}\n")) == ({}, reason)
+
+
+# What the README says ---------------------------------------------------------------------------
+
+
+def rendered(tmp_path: Path, result: dict[str, Any] | None) -> str:
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    readme.write_text("<!-- benchmarks:begin -->\n<!-- benchmarks:end -->\n")
+    (results / "gpu").mkdir(parents=True)
+    if result is not None:
+        (results / "gpu" / "some-gpu.json").write_text(json.dumps(result))
+    arguments = ["--readme", str(readme), "--results", str(results)]
+    assert part("tables").main(arguments) == 0
+    assert part("tables").main([*arguments, "--check"]) == 0
+    return readme.read_text()
+
+
+def measured(csrc: str) -> dict[str, Any]:
+    counts = {"passed": 812, "failed": 0, "errors": 0, "skipped": 3}
+    clean = {"status": "passed", "seconds": 9, "done": 15, "found": 0}
+    absent = {"status": "not run", "seconds": 0, "reason": "no compute-sanitizer on PATH"}
+    return {
+        "machine": MACHINE,
+        "csrc_sha256": csrc,
+        "steps": {
+            "build": {"status": "passed", "seconds": 80},
+            "tests": {"status": "passed", "seconds": 60, **counts},
+            "memcheck": {**clean, "elsewhere": 0},
+            "racecheck": absent,
+            "initcheck": {**clean, "elsewhere": 2},
+            "float32": {"status": "passed", "seconds": 50, "facts": FACTS, "rows": ROWS},
+        },
+    }
+
+
+OUTCOME = (
+    "Some GPU 80GB, driver 580.1, CUDA 13.0; tests: 812 passed, 3 skipped; memcheck: 0 errors; "
+    "racecheck: not run (no compute-sanitizer on PATH); initcheck: 0 errors, 2 in other kernels."
+)
+
+
+def test_readme_without_a_result(tmp_path: Path) -> None:
+    assert "\n\nGPU: not measured yet.\n\n" in rendered(tmp_path, None)
+
+
+def test_readme_with_a_result_of_these_sources(tmp_path: Path) -> None:
+    text = rendered(tmp_path, measured(part("sources").csrc_sha256()))
+    assert f"\n\nGPU: {OUTCOME}\n\nGPU: Some GPU 80GB, 2 threads" in text
+    assert "not measured since" not in text and "GPU: not measured yet" not in text
+    assert "| nms, 50 boxes | 1.00 s |" in text
+
+
+def test_readme_after_a_change_of_the_sources(tmp_path: Path) -> None:
+    text = rendered(tmp_path, measured("3b6572d240d7" + "0" * 52))
+    assert f"\n\nGPU: not measured since `3b6572d240d7`; then, on {OUTCOME}\n\n" in text
+    assert "| nms, 50 boxes | 1.00 s |" in text
+
+
+def test_the_committed_readme_knows_about_the_gpu() -> None:
+    text = (ROOT / "README.md").read_text()
+    results = list((ROOT / "benchmarks" / "results" / "gpu").glob("*.json"))
+    assert ("GPU: not measured yet." in text) == (not results)
