@@ -23,6 +23,8 @@ HAS_CUDA = focaldet._C_cuda is not None and torch.cuda.is_available()
 FULL_SIZE = ["cpu"] + ([pytest.param("cuda", marks=pytest.mark.cuda)] if HAS_CUDA else [])
 DEVICES = [*FULL_SIZE, pytest.param("simt", marks=pytest.mark.simt)]
 
+SIMT = pytest.StashKey[Kernels]()
+
 # The same examples on every run, as many as are worth their time here, and no files. A device may
 # serve all examples of a test.
 hypothesis.settings.register_profile(
@@ -46,9 +48,21 @@ def compiled() -> None:
 
 
 @pytest.fixture(scope="session")
-def simt_kernels(compiled: None) -> Kernels:
+def simt_kernels(request: pytest.FixtureRequest, compiled: None) -> Kernels:
     """The CUDA kernels, compiled for the host."""
-    return Kernels(build.cuda_kernels())
+    kernels = request.config.stash[SIMT] = Kernels(build.cuda_kernels())
+    return kernels
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if kernels := config.stash.get(SIMT, None):
+        launches = kernels.launches()
+        terminalreporter.write_line(
+            f"simt: {sum(launches.values()):,} launches of {len(launches)} kernels, every result "
+            f"the same under the schedules {', '.join(map(str, kernels.seeds))}"
+        )
 
 
 @pytest.fixture

@@ -87,9 +87,11 @@ def library(
     kernels: Iterable[Path],
     sanitizer: Sequence[str] = RACES,
     host: Sequence[Path] = (),
+    machine: Sequence[str] = (),
 ) -> Path:
-    """Kernels, the machine and host sources, where the namespace focaldet has another name."""
-    own = [STANDINS, f"-Dfocaldet={namespace}"]
+    """Kernels, the machine (with these flags) and host sources, where the namespace focaldet has
+    another name."""
+    own = [STANDINS, f"-Dfocaldet={namespace}", *machine]
     whole = [] if sanitizer == RACES else sanitizer  # the machine's own memory is no race's
     jobs = [(source, ["-xc++", *own, *sanitizer]) for source in kernels]
     jobs += [(source, [*own, *whole]) for source in (*host, *MACHINE)]

@@ -16,9 +16,13 @@ pytestmark = pytest.mark.simt
 LANES = range(32)
 
 
-@pytest.fixture(scope="module")
-def intrinsics(compiled: None) -> Kernels:
-    return Kernels(build.library("focaldet_intrinsics", [build.SIMT / "intrinsics.cu"]))
+@pytest.fixture(scope="module", params=["switch", "ucontext"])
+def intrinsics(request: pytest.FixtureRequest, compiled: None) -> Kernels:
+    """With fibers that change as they do on x86-64, and as they do elsewhere."""
+    ours = build.SIMT / "intrinsics.cu"
+    if request.param == "ucontext":
+        return Kernels(build.library("focaldet_ucontext", [ours], machine=["-DSIMT_UCONTEXT"]))
+    return Kernels(build.library("focaldet_intrinsics", [ours]))
 
 
 def answers(x: list[int]) -> list[list[int]]:
