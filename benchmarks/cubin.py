@@ -22,7 +22,8 @@ WORDS = {
     "BFloat16": "bfloat16",
     "Half": "float16",
     "IntegerPower<2>": "gamma 2",
-    "RealPower": "any gamma",
+    "RealPower<float>": "any gamma",
+    "RealPower<double>": "any gamma",
 }
 HARD = {"true": "hard labels", "false": "any targets"}
 FLAGS = {

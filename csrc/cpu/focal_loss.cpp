@@ -11,20 +11,20 @@
 #include <type_traits>
 #include <vector>
 
+#include "../arguments.h"
 #include "../math/focal.h"
-#include "../stable.h"
 #include "simd.h"
 
 namespace focaldet {
 namespace {
 
+using MaybeTensor = std::optional<Tensor>;
 constexpr int64_t kBlock = 1024;  // elements
 constexpr int64_t kIgnored = -2;
 
 struct FocalParams {
   double alpha, gamma, smoothing;
-  const Tensor* class_alpha;
-  const Tensor* class_weight;
+  const MaybeTensor &class_alpha, &class_weight;
 };
 
 enum class Output { loss, sum, grad };
@@ -154,7 +154,7 @@ class FocalBlock {
 
 template <class T, class Power>
 Tensor run(Output output, const Tensor& inputs, const FocalProblem<T>& problem,
-           const FocalParams& params, const Power& power, const Tensor* upstream) {
+           const FocalParams& params, const Power& power, const MaybeTensor& upstream) {
   using C = compute_t<T>;
   const int64_t rows_in_block =
       std::max<int64_t>(1, kBlock / std::max<int64_t>(1, problem.classes));
@@ -165,9 +165,9 @@ Tensor run(Output output, const Tensor& inputs, const FocalProblem<T>& problem,
   Tensor result = output == Output::sum ? full({}, compute_dtype(inputs), inputs, 0.0)
                                         : torch::stable::empty_like(inputs);
   T* out = output == Output::sum ? nullptr : result.mutable_data_ptr<T>();
-  const bool scalar_upstream = upstream != nullptr && upstream->dim() == 0;
+  const bool scalar_upstream = upstream && upstream->dim() == 0;
   const C scale = scalar_upstream ? upstream->const_data_ptr<C>()[0] : C(1);
-  const T* each = upstream != nullptr && !scalar_upstream ? upstream->const_data_ptr<T>() : nullptr;
+  const T* each = upstream && !scalar_upstream ? upstream->const_data_ptr<T>() : nullptr;
   std::vector<double> partial(output == Output::sum ? blocks : 0);
 
   const FocalBlock<T, Power> block(problem, params, power, output == Output::grad);
@@ -204,79 +204,63 @@ Tensor run(Output output, const Tensor& inputs, const FocalProblem<T>& problem,
 }
 
 template <class C>
-std::vector<C> per_class(const Tensor* tensor, int64_t classes, const char* name) {
-  if (tensor == nullptr) return {};
-  FD_CHECK(tensor->dim() == 1 && tensor->size(0) == classes, "sigmoid_focal_loss: ", name,
-           " must have one value per class");
+std::vector<C> per_class(const MaybeTensor& table, int64_t classes, const char* name) {
+  if (!table) return {};
+  check_per_class(*table, classes, name);
   const Tensor typed =
-      dense(*tensor, std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float);
+      dense(*table, std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float);
   const C* data = typed.const_data_ptr<C>();
   return std::vector<C>(data, data + classes);
 }
 
 Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const FocalParams& params,
-             const Tensor* upstream) {
+             const MaybeTensor& upstream = std::nullopt) {
   const Tensor x = dense(inputs);
-  const bool labelled = targets.scalar_type() == ScalarType::Long;
-  FD_CHECK(!labelled || inputs.dim() >= 1, "sigmoid_focal_loss: labels need a class dimension");
-  const int64_t classes = inputs.dim() == 0 ? 1 : inputs.size(inputs.dim() - 1);
-  const int64_t rows = classes == 0 ? 0 : inputs.numel() / classes;
-  FD_CHECK(targets.numel() == (labelled ? rows : inputs.numel()) || inputs.numel() == 0,
-           "sigmoid_focal_loss: targets do not fit the logits");
+  const FocalShape shape = check_focal_loss(inputs, targets, upstream);
+  const bool labelled = shape.labelled;
   const Tensor t = labelled ? dense(targets) : dense(targets, inputs.scalar_type());
-  FD_CHECK(upstream == nullptr || upstream->dim() == 0 || upstream->numel() == inputs.numel(),
-           "sigmoid_focal_loss: the gradient does not fit the logits");
 
   return dispatch_floating(inputs.scalar_type(), "sigmoid_focal_loss", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = compute_t<T>;
-    std::optional<Tensor> up;
-    if (upstream != nullptr) {
-      up = dense(*upstream, upstream->dim() == 0 ? compute_dtype(inputs) : inputs.scalar_type());
-    }
-    const FocalProblem<T> problem{rows,
-                                  classes,
+    MaybeTensor up = upstream;
+    if (up) up = dense(*up, up->dim() == 0 ? compute_dtype(inputs) : inputs.scalar_type());
+    const FocalProblem<T> problem{shape.rows,
+                                  shape.classes,
                                   x.const_data_ptr<T>(),
                                   labelled ? t.const_data_ptr<int64_t>() : nullptr,
                                   labelled ? nullptr : t.const_data_ptr<T>(),
-                                  per_class<C>(params.class_alpha, classes, "alpha"),
-                                  per_class<C>(params.class_weight, classes, "class_weight")};
+                                  per_class<C>(params.class_alpha, shape.classes, "alpha"),
+                                  per_class<C>(params.class_weight, shape.classes, "class_weight")};
     const auto with = [&](const auto& power) {
-      return run<T>(output, x, problem, params, power, up ? &*up : nullptr);
+      return run<T>(output, x, problem, params, power, up);
     };
     if (params.gamma == 0) return with(IntegerPower<0>{});
     if (params.gamma == 1) return with(IntegerPower<1>{});
     if (params.gamma == 2) return with(IntegerPower<2>{});
-    return with(RealPower{params.gamma});
+    return with(RealPower<C>(params.gamma));
   });
 }
 
-const Tensor* pointer(const std::optional<Tensor>& tensor) { return tensor ? &*tensor : nullptr; }
-
 Tensor sigmoid_focal_loss(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
-                          const std::optional<Tensor>& class_alpha,
-                          const std::optional<Tensor>& class_weight, double label_smoothing) {
-  const FocalParams params{alpha, gamma, label_smoothing, pointer(class_alpha),
-                           pointer(class_weight)};
-  return focal(Output::loss, inputs, targets, params, nullptr);
+                          const MaybeTensor& class_alpha, const MaybeTensor& class_weight,
+                          double label_smoothing) {
+  return focal(Output::loss, inputs, targets,
+               {alpha, gamma, label_smoothing, class_alpha, class_weight});
 }
 
 Tensor sigmoid_focal_loss_sum(const Tensor& inputs, const Tensor& targets, double alpha,
-                              double gamma, const std::optional<Tensor>& class_alpha,
-                              const std::optional<Tensor>& class_weight, double label_smoothing) {
-  const FocalParams params{alpha, gamma, label_smoothing, pointer(class_alpha),
-                           pointer(class_weight)};
-  return focal(Output::sum, inputs, targets, params, nullptr);
+                              double gamma, const MaybeTensor& class_alpha,
+                              const MaybeTensor& class_weight, double label_smoothing) {
+  return focal(Output::sum, inputs, targets,
+               {alpha, gamma, label_smoothing, class_alpha, class_weight});
 }
 
 Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, const Tensor& targets,
-                                   double alpha, double gamma,
-                                   const std::optional<Tensor>& class_alpha,
-                                   const std::optional<Tensor>& class_weight,
-                                   double label_smoothing) {
-  const FocalParams params{alpha, gamma, label_smoothing, pointer(class_alpha),
-                           pointer(class_weight)};
-  return focal(Output::grad, inputs, targets, params, &grad);
+                                   double alpha, double gamma, const MaybeTensor& class_alpha,
+                                   const MaybeTensor& class_weight, double label_smoothing) {
+  return focal(Output::grad, inputs, targets,
+               {alpha, gamma, label_smoothing, class_alpha, class_weight}, grad);
 }
 
 }  // namespace

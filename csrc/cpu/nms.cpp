@@ -8,7 +8,7 @@
 #include <cmath>
 #include <vector>
 
-#include "../stable.h"
+#include "../arguments.h"
 #include "greedy_nms.h"
 
 namespace focaldet {
@@ -57,22 +57,9 @@ void suppress(std::vector<Candidate<T>>& candidates, const Box<T>* boxes, double
   if (groups > 1) std::sort(candidates.begin(), candidates.end(), scores_above<T>);
 }
 
-void check(const Tensor& boxes, const Tensor& scores, const char* op) {
-  FD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op, ": boxes must be [N, 4]");
-  FD_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": scores must be [N]");
-}
-
-// Arithmetic in double where boxes or scores are, as torch promotes.
-template <class Body>
-auto dispatch_compute(const Tensor& boxes, const Tensor& scores, Body&& body) {
-  const bool wide =
-      compute_dtype(boxes) == ScalarType::Double || compute_dtype(scores) == ScalarType::Double;
-  return wide ? body(Tag<double>{}, ScalarType::Double) : body(Tag<float>{}, ScalarType::Float);
-}
-
 Tensor grouped_nms(const Tensor& boxes, const Tensor& scores, const int64_t* groups,
                    double iou_threshold) {
-  return dispatch_compute(boxes, scores, [&](auto tag, ScalarType dtype) {
+  return dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
     const auto* box = reinterpret_cast<const Box<T>*>(b.template const_data_ptr<T>());
@@ -93,14 +80,13 @@ Tensor grouped_nms(const Tensor& boxes, const Tensor& scores, const int64_t* gro
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
-  check(boxes, scores, "nms");
+  check_nms(boxes, scores, "nms");
   return grouped_nms(boxes, scores, nullptr, iou_threshold);
 }
 
 Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs,
                    double iou_threshold) {
-  check(boxes, scores, "batched_nms");
-  FD_CHECK(idxs.dim() == 1 && idxs.size(0) == boxes.size(0), "batched_nms: idxs must be [N]");
+  check_batched_nms(boxes, scores, idxs);
   const Tensor groups = dense(idxs, ScalarType::Long);
   return grouped_nms(boxes, scores, groups.const_data_ptr<int64_t>(), iou_threshold);
 }
@@ -108,17 +94,12 @@ Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       const Tensor& labels, double iou_threshold,
                                       double score_threshold, int64_t max_detections) {
-  FD_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "nms_padded: boxes must be [B, N, 4]");
+  check_nms_padded(boxes, scores, labels, max_detections);
   const int64_t images = boxes.size(0), n = boxes.size(1);
-  for (const Tensor* each : {&scores, &labels}) {
-    FD_CHECK(each->dim() == 2 && each->size(0) == images && each->size(1) == n,
-             "nms_padded: scores and labels must be [B, N]");
-  }
-  FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
   const Tensor groups = dense(labels, ScalarType::Long);
   Tensor idx = full({images, max_detections}, ScalarType::Long, boxes, -1);
   Tensor count = full({images}, ScalarType::Long, boxes, 0);
-  dispatch_compute(boxes, scores, [&](auto tag, ScalarType dtype) {
+  dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
     const T threshold = static_cast<T>(rounded_as(scores, score_threshold));

@@ -9,6 +9,7 @@
 // that depends on the shape alone: the same bits on every run and every GPU.
 #include <type_traits>
 
+#include "../arguments.h"
 #include "../math/focal.h"
 #include "launch.cuh"
 
@@ -212,19 +213,12 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
   check_device(inputs, {targets, upstream, params.class_alpha, params.class_weight},
                "sigmoid_focal_loss");
   const Tensor x = dense(inputs);
-  const bool labelled = targets.scalar_type() == ScalarType::Long;
-  FD_CHECK(!labelled || inputs.dim() >= 1, "sigmoid_focal_loss: labels need a class dimension");
-  const int64_t classes = inputs.dim() == 0 ? 1 : inputs.size(inputs.dim() - 1);
-  const int64_t total = inputs.numel(), rows = classes == 0 ? 0 : total / classes;
-  FD_CHECK(targets.numel() == (labelled ? rows : total) || total == 0,
-           "sigmoid_focal_loss: targets do not fit the logits");
-  FD_CHECK(!upstream || upstream->dim() == 0 || upstream->numel() == total,
-           "sigmoid_focal_loss: the gradient does not fit the logits");
+  const FocalShape shape = check_focal_loss(inputs, targets, upstream);
+  const bool labelled = shape.labelled;
   const Tensor t = labelled ? dense(targets) : dense(targets, inputs.scalar_type());
   const auto per_class = [&](const MaybeTensor& table, const char* name) -> MaybeTensor {
     if (!table) return table;
-    FD_CHECK(table->dim() == 1 && table->size(0) == classes, "sigmoid_focal_loss: ", name,
-             " must have one value per class");
+    check_per_class(*table, shape.classes, name);
     return dense(*table, compute_dtype(inputs));
   };
   const MaybeTensor alphas = per_class(params.class_alpha, "alpha");
@@ -234,9 +228,9 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
   return dispatch_floating(inputs.scalar_type(), "sigmoid_focal_loss", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = compute_t<T>;
-    const FocalProblem<T> problem{rows,
-                                  classes,
-                                  total,
+    const FocalProblem<T> problem{shape.rows,
+                                  shape.classes,
+                                  shape.total,
                                   x.const_data_ptr<T>(),
                                   labelled ? nullptr : t.const_data_ptr<T>(),
                                   labelled ? t.const_data_ptr<int64_t>() : nullptr,
@@ -253,7 +247,7 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
       if (params.gamma == 2) return with(IntegerPower<2>{});
     }
     // One kernel for every other exponent, and for all of float64, which is for checking gradients.
-    return with(RealPower{params.gamma});
+    return with(RealPower<C>(params.gamma));
   });
 }
 

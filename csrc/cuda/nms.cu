@@ -16,6 +16,7 @@
 // candidate and a box kept before it in the image, 30 if the two are of one group and overlap.
 #include <limits>
 
+#include "../arguments.h"
 #include "../math/box.h"
 #include "launch.cuh"
 
@@ -163,7 +164,7 @@ std::tuple<Tensor, Tensor> run(const Tensor& boxes, const Tensor& scores,
   const OnDevice device(boxes);
   Tensor kept = empty({images, limit}, ScalarType::Long, boxes);
   Tensor counts = empty({images}, ScalarType::Long, boxes);
-  const auto in = [&](auto tag, ScalarType dtype) {
+  dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
     Tensor keys = empty({images, n}, dtype, boxes);
@@ -182,20 +183,13 @@ std::tuple<Tensor, Tensor> run(const Tensor& boxes, const Tensor& scores,
                        kept.template mutable_data_ptr<int64_t>(),
                        counts.template mutable_data_ptr<int64_t>()};
     device.launch({images, kTile<T>}, greedy_walk<T>, walk);
-  };
-  // Arithmetic in double where boxes or scores are, as torch promotes.
-  const bool wide =
-      compute_dtype(boxes) == ScalarType::Double || compute_dtype(scores) == ScalarType::Double;
-  wide ? in(Tag<double>{}, ScalarType::Double) : in(Tag<float>{}, ScalarType::Float);
+  });
   return {kept, counts};
 }
 
 Tensor one_image(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& groups,
-                 double iou_threshold, const char* op) {
-  FD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op, ": boxes must be [N, 4]");
+                 double iou_threshold) {
   const int64_t n = boxes.size(0);
-  FD_CHECK(scores.dim() == 1 && scores.size(0) == n, op, ": scores must be [N]");
-  check_device(boxes, {scores}, op);
   const auto [kept, counts] = run(boxes, scores, groups, 1, n, iou_threshold, std::nullopt, n);
   // A copy of its own size: a view would hold on to all n.
   Tensor row = torch::stable::select(kept, 0, 0);
@@ -203,29 +197,25 @@ Tensor one_image(const Tensor& boxes, const Tensor& scores, const std::optional<
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
-  return one_image(boxes, scores, std::nullopt, iou_threshold, "nms");
+  check_nms(boxes, scores, "nms");
+  check_device(boxes, {scores}, "nms");
+  return one_image(boxes, scores, std::nullopt, iou_threshold);
 }
 
 Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs,
                    double iou_threshold) {
-  FD_CHECK(idxs.dim() == 1 && idxs.size(0) == boxes.size(0), "batched_nms: idxs must be [N]");
-  check_device(boxes, {idxs}, "batched_nms");
-  return one_image(boxes, scores, dense(idxs, ScalarType::Long), iou_threshold, "batched_nms");
+  check_batched_nms(boxes, scores, idxs);
+  check_device(boxes, {scores, idxs}, "batched_nms");
+  return one_image(boxes, scores, dense(idxs, ScalarType::Long), iou_threshold);
 }
 
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       const Tensor& labels, double iou_threshold,
                                       double score_threshold, int64_t max_detections) {
-  FD_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "nms_padded: boxes must be [B, N, 4]");
-  const int64_t images = boxes.size(0), n = boxes.size(1);
-  for (const Tensor* each : {&scores, &labels}) {
-    FD_CHECK(each->dim() == 2 && each->size(0) == images && each->size(1) == n,
-             "nms_padded: scores and labels must be [B, N]");
-  }
-  FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
+  check_nms_padded(boxes, scores, labels, max_detections);
   check_device(boxes, {scores, labels}, "nms_padded");
-  return run(boxes, scores, dense(labels, ScalarType::Long), images, n, iou_threshold,
-             score_threshold, max_detections);
+  return run(boxes, scores, dense(labels, ScalarType::Long), boxes.size(0), boxes.size(1),
+             iou_threshold, score_threshold, max_detections);
 }
 
 }  // namespace

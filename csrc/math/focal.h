@@ -27,12 +27,20 @@ struct IntegerPower {
   }
 };
 
+template <class T>
 struct RealPower {
-  double gamma;
-  template <class T, class MinusLog>
+  T gamma;
+  int whole;  // at most 31; what exceeds it stays in the fraction
+  T fraction;
+
+  // Split once, on the host: in a kernel it would be arithmetic in double for every logit.
+  explicit RealPower(double exponent)
+      : gamma(static_cast<T>(exponent)),
+        whole(exponent < 31 ? static_cast<int>(exponent) : 31),
+        fraction(static_cast<T>(exponent - whole)) {}
+
+  template <class MinusLog>
   FD_HD T operator()(T m, MinusLog&& minus_log_m) const {
-    const int whole = gamma < 31 ? static_cast<int>(gamma) : 31;
-    const T fraction = static_cast<T>(gamma - whole);
     T product = T(1), square = m;
     for (int bit = 1; bit < 32; bit *= 2) {
       product *= (whole & bit) != 0 ? square : T(1);

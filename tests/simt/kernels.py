@@ -68,6 +68,15 @@ class Kernels:
         finally:
             own._destroy()
 
+    @contextmanager
+    def without(self, barrier: str) -> Iterator[None]:
+        """Passes by the __syncthreads or __syncwarp in this line, "file:line"."""
+        self._machine.simt_leave_out(barrier.encode())
+        try:
+            yield
+        finally:
+            self._machine.simt_leave_out(b"")
+
     def _caller(self, op: str) -> Any:
         return lambda *arguments: self.call(op, *arguments)
 

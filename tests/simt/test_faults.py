@@ -4,10 +4,8 @@ the real kernels every barrier that is taken away."""
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -90,32 +88,22 @@ def test_a_fault_is_reported_by_the_sanitizers(kernel: str, compiled: None) -> N
     assert wrong.returncode != 0 and re.search(SANITIZED[kernel], wrong.stderr), wrong.stderr
 
 
-BARRIER = re.compile(r"^ *__sync(threads|warp)\(\);\n", re.M)
+def barriers() -> list[str]:
+    """All of csrc/cuda, as file:line."""
+    return [
+        f"{source.name}:{number}"
+        for source in sorted(build.CSRC.glob("cuda/*.cu*"))
+        for number, line in enumerate(source.read_text().splitlines(), start=1)
+        if re.match(r" *__sync(threads|warp)\(\);", line)
+    ]
 
 
-def barriers() -> list[tuple[str, int]]:
-    """(file, which of its barriers) for all of csrc/cuda."""
-    sources = sorted(build.CSRC.glob("cuda/*.cu*"))
-    return [(f.name, i) for f in sources for i in range(len(BARRIER.findall(f.read_text())))]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file,which", barriers())
-def test_no_barrier_of_the_kernels_can_go(
-    file: str, which: int, compiled: None, tmp_path: Path
-) -> None:
-    csrc = tmp_path / "csrc"
-    shutil.copytree(build.CSRC, csrc)
-    source = csrc / "cuda" / file
-    text = source.read_text()
-    barrier = list(BARRIER.finditer(text))[which]
-    source.write_text(text[: barrier.start()] + text[barrier.end() :])
-    namespace = f"focaldet_without_{source.stem}_{which}"
-    kernels = Kernels(
-        build.library(namespace, sorted(csrc.glob("cuda/*.cu")), build.RACES, [csrc / "ops.cpp"])
-    )
+@pytest.mark.parametrize("barrier", barriers())
+def test_no_barrier_of_the_kernels_can_go(barrier: str, simt_kernels: Kernels) -> None:
+    run_everything(simt_kernels)
     with pytest.raises((RuntimeError, AssertionError), match="simt: "):
-        run_everything(kernels)
+        with simt_kernels.without(barrier):
+            run_everything(simt_kernels)
 
 
 def run_everything(kernels: Kernels) -> None:
@@ -126,8 +114,3 @@ def run_everything(kernels: Kernels) -> None:
     kernels.call("generate_anchors", torch.empty(0), cells, [20, 30], [8, 8], 0.5)
     logits, labels = torch.randn(700, 5), torch.randint(-2, 5, (700,))
     kernels.call("sigmoid_focal_loss_sum", logits, labels, 0.25, 2.0, None, None, 0.0)
-
-
-def test_the_kernels_as_they_are_run(simt_kernels: Kernels) -> None:
-    """So that what the test above catches is the barrier that is missing."""
-    run_everything(simt_kernels)

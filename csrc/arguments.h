@@ -1,0 +1,61 @@
+// What the CPU and the CUDA kernels check of their arguments, once for both: what keeps memory
+// safe. The wrappers in focaldet/ops check more, and explain it to people.
+#pragma once
+
+#include "stable.h"
+
+namespace focaldet {
+
+// Logits are rows of classes; targets are labels, one per row, or values, one per logit.
+struct FocalShape {
+  bool labelled;
+  int64_t rows, classes, total;
+};
+
+inline FocalShape check_focal_loss(const Tensor& inputs, const Tensor& targets,
+                                   const std::optional<Tensor>& grad) {
+  const bool labelled = targets.scalar_type() == ScalarType::Long;
+  FD_CHECK(!labelled || inputs.dim() >= 1, "sigmoid_focal_loss: labels need a class dimension");
+  const int64_t classes = inputs.dim() == 0 ? 1 : inputs.size(inputs.dim() - 1);
+  const int64_t total = inputs.numel(), rows = classes == 0 ? 0 : total / classes;
+  FD_CHECK(targets.numel() == (labelled ? rows : total) || total == 0,
+           "sigmoid_focal_loss: targets do not fit the logits");
+  FD_CHECK(!grad || grad->dim() == 0 || grad->numel() == total,
+           "sigmoid_focal_loss: the gradient does not fit the logits");
+  return {labelled, rows, classes, total};
+}
+
+inline void check_per_class(const Tensor& table, int64_t classes, const char* name) {
+  FD_CHECK(table.dim() == 1 && table.size(0) == classes, "sigmoid_focal_loss: ", name,
+           " must have one value per class");
+}
+
+inline void check_nms(const Tensor& boxes, const Tensor& scores, const char* op) {
+  FD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op, ": boxes must be [N, 4]");
+  FD_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": scores must be [N]");
+}
+
+inline void check_batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs) {
+  check_nms(boxes, scores, "batched_nms");
+  FD_CHECK(idxs.dim() == 1 && idxs.size(0) == boxes.size(0), "batched_nms: idxs must be [N]");
+}
+
+inline void check_nms_padded(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+                             int64_t max_detections) {
+  FD_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "nms_padded: boxes must be [B, N, 4]");
+  for (const Tensor* each : {&scores, &labels}) {
+    FD_CHECK(each->dim() == 2 && each->size(0) == boxes.size(0) && each->size(1) == boxes.size(1),
+             "nms_padded: scores and labels must be [B, N]");
+  }
+  FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
+}
+
+// Arithmetic in double where boxes or scores are, as torch promotes: body(Tag<T>{}, dtype).
+template <class Body>
+auto dispatch_nms(const Tensor& boxes, const Tensor& scores, Body&& body) {
+  const bool wide =
+      compute_dtype(boxes) == ScalarType::Double || compute_dtype(scores) == ScalarType::Double;
+  return wide ? body(Tag<double>{}, ScalarType::Double) : body(Tag<float>{}, ScalarType::Float);
+}
+
+}  // namespace focaldet
