@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = kept or parts.renew(step)
         age = "kept" if kept else f"{part['seconds']:.0f} s"
         print(f"{step.name:<10}{age:>6}  {outcomes.described(part)}", flush=True)
-        found = {name: part for name in LIMITS if (part := parts.of(name))}
+        found = {name: there for name in LIMITS if (there := parts.of(name))}
         result = {"machine": here, "csrc_sha256": csrc, "steps": found}
         target.write_text(layout(result) + "\n", encoding="utf-8")
     return int(any(part["status"] in (FAILED, RAN_OUT) for part in found.values()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from focaldet import AnchorGrid, ops
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 IMAGE, SIZES, CLASSES = (64, 96), [(8, 12), (4, 6)], 7
 ANCHORS = AnchorGrid.torchvision(sizes=(16, 32)).at(SIZES, IMAGE)
 

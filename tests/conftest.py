@@ -60,8 +60,8 @@ def pytest_terminal_summary(
     if kernels := config.stash.get(SIMT, None):
         launches = kernels.launches()
         terminalreporter.write_line(
-            f"simt: {sum(launches.values()):,} launches of {len(launches)} kernels, every result "
-            f"the same under the schedules {', '.join(map(str, kernels.seeds))}"
+            f"simt: {sum(launches.values()):,} launches of {len(launches)} kernels; results "
+            f"compared under the schedules {', '.join(map(str, kernels.seeds))}"
         )
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 from simt import build
 
 TESTS = Path(__file__).resolve().parent
-# What compiles, traces or measures tests torch's compiler and our arithmetic, not memory.
-SELECTED = "not (compile or export or opcheck or special or simd or threads or torchvision)"
+# What is compiled, traced or compared with torchvision tests torch and our arithmetic, not memory.
+SELECTED = (
+    "not (test_compile or test_export or test_opcheck or test_torchvision or test_sp or test_simd)"
+)
 
 
 def cpu_module(sanitizer: list[str]) -> Path:
@@ -33,11 +35,11 @@ def address() -> int:
         ignore = shutil.ignore_patterns("*.so", "__pycache__")
         shutil.copytree(build.ROOT / "focaldet", f"{folder}/focaldet", ignore=ignore)
         shutil.copy(cpu_module(build.ADDRESS), f"{folder}/focaldet/_C.so")
-        environment = build.address_environment() | {"PYTHONPATH": folder}
-        # The command pytest, since `python -m` would put this folder's focaldet first; -s, since a
+        environment = build.address_environment()
+        # `python -m` puts the working folder first, and with it this focaldet; -s, since a
         # sanitizer that ends the process would leave its report in pytest's hands.
-        command = [sys.executable, shutil.which("pytest"), "-qs", "-m", "not slow", "-k", SELECTED]
-        return subprocess.run([*command, "tests/ops"], cwd=build.ROOT, env=environment).returncode
+        command = [sys.executable, "-m", "pytest", "-qs", "-m", "not slow", "-k", SELECTED]
+        return subprocess.run([*command, TESTS / "ops"], cwd=folder, env=environment).returncode
 
 
 def threads() -> int:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 import torch
+from simt.kernels import operators
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("benchmarks")
@@ -214,8 +216,17 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_subset_calls_every_operator(capsys: pytest.CaptureFixture[str]) -> None:
-    names = list(part("gpu_subset").tour(torch.device("cpu")))
-    assert len(names) == 5 * 3 and "nms, bfloat16" in names
+    class Recorder(TorchDispatchMode):
+        called: set[str] = set()
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            self.called.add(function.name())
+            return function(*arguments, **(options or {}))
+
+    with Recorder():
+        names = list(part("gpu_subset").tour(torch.device("cpu")))
+    assert len(names) == 5 * 4 and "nms, bfloat16" in names
+    assert {f"focaldet::{name}" for name in operators()} <= Recorder.called
 
 
 # Here -------------------------------------------------------------------------------------------

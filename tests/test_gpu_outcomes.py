@@ -62,6 +62,7 @@ def test_pytest_is_counted(
     file = tmp_path / "test_small.py"
     file.write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    command.append(f"--rootdir={tmp_path}")
     tests = part("steps").Step(
         "tests",
         limit,

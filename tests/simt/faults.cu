@@ -49,6 +49,28 @@ __global__ void race_with_a_reader(const float* in, float* out) {
   out[i] = tile[threadIdx.x];
 }
 
+// Both warps read what lane 0 of the first one writes: __syncwarp orders it behind its own warp
+// only.
+template <bool kFault>
+__global__ void race_with_another_warp(const float* in, float* out) {
+  FD_SHARED(float, factor, 1);
+  if (threadIdx.x == 0) factor[0] = 2;
+  __syncthreads();
+  out[thread_index()] = factor[0] * in[thread_index()];
+  __syncwarp();
+  if (kFault && threadIdx.x == 0) factor[0] = 3;
+}
+
+template <bool kFault>
+__global__ void race_with_an_atomic(const float* in, float* out) {
+  FD_SHARED(int, count, 1);
+  if (threadIdx.x == 0) count[0] = 0;
+  __syncthreads();
+  atomicAdd(&count[0], 1);
+  if (!kFault) __syncthreads();
+  out[thread_index()] = count[0] > 0 ? 2 * in[thread_index()] : 0;
+}
+
 template <bool kFault>
 __global__ void race_between_blocks(const float* in, float* out) {
   const int64_t i = thread_index();
@@ -175,6 +197,8 @@ Tensor run(const std::string& name, bool fault, const Tensor& in) {
   FAULT(missing_syncwarp);
   FAULT(race_in_shared_memory);
   FAULT(race_with_a_reader);
+  FAULT(race_with_another_warp);
+  FAULT(race_with_an_atomic);
   FAULT(race_between_blocks);
   FAULT(write_past_shared_memory);
   FAULT(write_past_the_output);

@@ -32,7 +32,7 @@ struct Stack {
 #else
   static constexpr size_t kSize = 64 * 1024;
 #endif
-  static constexpr size_t kGuard = 4096;
+  static constexpr size_t kGuard = 64 * 1024;  // the largest page there is
 
   Stack() {
     if (!unused().empty()) {
@@ -71,7 +71,7 @@ using Entry = void (*)(void*);
 extern "C" void simt_switch(void** from, void* to);
 // Saves what the calling convention lets a callee keep; the rest of the registers is free.
 asm(R"(
-.text
+.pushsection .text
 .local simt_switch
 .type simt_switch, @function
 simt_switch:
@@ -90,13 +90,15 @@ simt_switch:
   popq %rbx
   popq %rbp
   ret
+.size simt_switch, .-simt_switch
 .local simt_begin
 .type simt_begin, @function
 simt_begin:
   movq %r12, %rdi
   callq *%r13
   ud2
-.size simt_switch, .-simt_switch
+.size simt_begin, .-simt_begin
+.popsection
 )");
 extern "C" void simt_begin();
 
@@ -166,8 +168,7 @@ class Ferry {
   }
   [[noreturn]] void leave_for_good() {
     depart(nullptr, host_bottom_, host_size_);
-    void* nowhere;
-    simt_switch(&nowhere, host_);
+    simt_switch(&nowhere_, host_);
     std::abort();
   }
 
@@ -185,6 +186,7 @@ class Ferry {
 #endif
 
   void* host_ = nullptr;
+  void* nowhere_ = nullptr;  // not on the stack that is left: AddressSanitizer may have unmapped it
   const void* host_bottom_ = nullptr;
   size_t host_size_ = 0;
 };

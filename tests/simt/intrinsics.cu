@@ -17,12 +17,16 @@ __global__ void ask_the_warp(const int* in, int* out) {
   answer(__shfl_sync(kAllLanes, x, 3));
   answer(__shfl_sync(kAllLanes, x, lane + 1, 8));
   answer(__shfl_up_sync(kAllLanes, x, 2));
+  answer(__shfl_up_sync(kAllLanes, x, 3, 16));
   answer(__shfl_down_sync(kAllLanes, x, 5));
   answer(__shfl_down_sync(kAllLanes, static_cast<double>(x), 5, 16));
   answer(__shfl_xor_sync(kAllLanes, x, 9));
+  answer(__shfl_xor_sync(kAllLanes, x, 9, 8));
   answer(__ballot_sync(kAllLanes, x % 3 == 0));
   answer(__any_sync(kAllLanes, x == in[7]));
-  answer(__all_sync(kAllLanes, x >= in[0]));
+  answer(__any_sync(kAllLanes, x < 0));
+  answer(__all_sync(kAllLanes, x >= 0));
+  answer(__all_sync(kAllLanes, x != in[7]));
   answer(__reduce_add_sync(kAllLanes, x));
   answer(__reduce_min_sync(kAllLanes, x));
   answer(__reduce_max_sync(kAllLanes, x));
@@ -54,7 +58,7 @@ __global__ void meet_in_memory(const int* in, int n, int* out) {
     atomicMax(&out[2], total[0]);
     atomicAnd(&out[3], total[0]);
     atomicOr(&out[4], total[0]);
-    out[6 + blockIdx.x] = atomicExch(&total[0], n) * static_cast<int>(gridDim.x);
+    out[5 + blockIdx.x] = atomicExch(&total[0], n) * static_cast<int>(gridDim.x) + total[0];
   }
 }
 
@@ -69,16 +73,18 @@ __global__ void convert(const float* in, float* out) {
 }
 
 Tensor warp(const Tensor& in) {
-  Tensor out = empty({19, kWarp}, ScalarType::Int, in);
+  Tensor out = empty({23, kWarp}, ScalarType::Int, in);
   OnDevice(in).launch({1, kWarp}, ask_the_warp, in.const_data_ptr<int>(),
                       out.mutable_data_ptr<int>());
   return out;
 }
 
-Tensor memory(const Tensor& in) {
+// `start` is what the five totals are before.
+Tensor memory(const Tensor& in, const Tensor& start) {
   constexpr int kThreads = 96;
-  Tensor out = full({6 + in.numel() / kThreads}, ScalarType::Int, in, 0);
-  OnDevice(in).launch({in.numel() / kThreads, kThreads, kThreads * sizeof(int)}, meet_in_memory,
+  const int64_t blocks = in.numel() / kThreads;
+  Tensor out = torch::stable::clone(start);
+  OnDevice(in).launch({blocks, kThreads, kThreads * sizeof(int)}, meet_in_memory,
                       in.const_data_ptr<int>(), static_cast<int>(in.numel()),
                       out.mutable_data_ptr<int>());
   return out;
@@ -95,7 +101,7 @@ Tensor half(const Tensor& in, bool bfloat16) {
 
 STABLE_TORCH_LIBRARY_FRAGMENT(focaldet, m) {
   m.def("warp(Tensor values) -> Tensor");
-  m.def("memory(Tensor values) -> Tensor");
+  m.def("memory(Tensor values, Tensor start) -> Tensor");
   m.def("half(Tensor values, bool bfloat16) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(focaldet, CUDA, m) {

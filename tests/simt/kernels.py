@@ -7,6 +7,7 @@ depend on who runs first, nor on what fresh memory holds.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ class Kernels:
     def __init__(self, library: Path, seeds: Sequence[int] = SEEDS) -> None:
         self.namespace = library.stem
         self.seeds = seeds
+        self._one_at_a_time = threading.Lock()  # the machine is one, and autograd may use threads
         torch.ops.load_library(library)
         self._machine = ctypes.CDLL(str(library))
         self._machine.simt_seed.argtypes = [ctypes.c_uint64]
@@ -37,9 +39,10 @@ class Kernels:
     def call(self, op: str, *arguments: Any) -> Any:
         """The operator's result, which every schedule must give."""
         results = []
-        for seed in self.seeds:
-            self._machine.simt_seed(seed)
-            results.append(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
+        with self._one_at_a_time:
+            for seed in self.seeds:
+                self._machine.simt_seed(seed)
+                results.append(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
         for seed, result in zip(self.seeds, results, strict=True):
             if bits(result) != bits(results[0]):
                 raise AssertionError(

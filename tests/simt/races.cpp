@@ -1,20 +1,22 @@
 // Races between threads of a kernel, whatever the schedule.
 //
-// The kernels are compiled with -fsanitize=thread, which makes the compiler announce every access
-// to memory that others could see; but the functions that hear of it are these, not
-// ThreadSanitizer's, which knows neither warps nor barriers. Two accesses of different threads to
-// one byte, one of them a write, are a race unless something orders them: a barrier of their block
-// between them, or a
-// __syncwarp of both. Blocks are ordered by nothing, and atomics only exclude each other. A read of
-// shared memory that no thread has written is reported as well.
+// The kernels are compiled with -fsanitize=thread, which makes GCC announce each access to memory
+// that others could see (all but what memcpy and memset do when they are called); but the functions
+// that hear of it are these, not ThreadSanitizer's, which knows neither warps nor barriers. Two
+// accesses of different threads to one byte, one of them a write, are a race unless something
+// orders them: a barrier of their block between them, or a __syncwarp of both. Blocks are ordered
+// by nothing, and atomics only exclude each other. A read of shared memory that no thread has
+// written is reported as well.
 //
-// A byte remembers its last write and two of its reads since (Flanagan and Freund 2009 call the
-// last of each thread's operations its epoch; a warp's clocks are compared as vectors, as there).
+// A byte remembers its last write and two of its reads since, which is what it takes for most races
+// and keeps the cost at a few comparisons an access (the idea of Flanagan and Freund 2009). A write
+// can therefore hide an earlier one from a reader that races with both.
 #include <cstdint>
 #include <memory>
 #include <unordered_map>
 
 #include "fiber.h"
+#include "report.h"
 #include "runtime.h"
 
 namespace simt {
@@ -22,7 +24,7 @@ namespace {
 
 struct Access {
   uint32_t block = 0, thread = 0;  // block 0: none; they count from 1
-  uint32_t epoch = 0, clock = 0;
+  uint32_t barriers = 0, clock = 0;
   const char* code = nullptr;
   bool atomic = false;
 };
@@ -43,11 +45,14 @@ Byte& byte_at(uintptr_t address) {
   return page->bytes[address % kPage];
 }
 
-bool ordered(const Access& before, const Thread& now) {
-  if (before.block != now.block->index + 1) return before.block == 0;
-  if (before.thread == now.index || before.epoch < now.block->epoch) return true;
-  const bool same_warp = before.thread / kLanes == now.index / kLanes;
-  return same_warp && before.clock <= now.clock[before.thread % kLanes];
+bool same_warp(const Access& a, const Access& b) {
+  return a.block == b.block && a.thread / kLanes == b.thread / kLanes;
+}
+
+bool ordered(const Access& before, const Access& now) {
+  if (before.block != now.block) return before.block == 0;
+  if (before.thread == now.thread || before.barriers < now.barriers) return true;
+  return same_warp(before, now) && before.clock <= running->clock[before.thread % kLanes];
 }
 
 // The block's shared array that an address lies in, or in the margins of.
@@ -67,7 +72,7 @@ std::string place(uintptr_t address, const SharedArray* array) {
 
 void check(const Access& before, const char* what, const Access& now, const char* doing,
            uintptr_t address) {
-  if (ordered(before, *running) || (before.atomic && now.atomic)) return;
+  if (ordered(before, now) || (before.atomic && now.atomic)) return;
   fail(std::string("race: ") + doing + " " + place(address, shared_at(address)) + " in " +
        symbol(now.code) + ", which block " + std::to_string(before.block - 1) + ", thread " +
        std::to_string(before.thread) + " " + what + " in " + symbol(before.code) +
@@ -78,12 +83,9 @@ void access(const void* memory, size_t size, bool write, bool atomic, const void
   if (in_machine || running->stack->holds(memory) || (memory >= &here && memory < &here + 1)) {
     return;
   }
-  const Access now{running->block->index + 1,
-                   running->index,
-                   running->block->epoch,
-                   running->clock[running->lane],
-                   static_cast<const char*>(code) - 1,
-                   atomic};
+  const Access now{running->block->index + 1,          running->index,
+                   running->block->barriers,           running->clock[running->lane],
+                   static_cast<const char*>(code) - 1, atomic};
   const auto first = reinterpret_cast<uintptr_t>(memory);
   for (uintptr_t address = first; address < first + size; ++address) {
     const SharedArray* shared = shared_at(address);
@@ -104,9 +106,13 @@ void access(const void* memory, size_t size, bool write, bool atomic, const void
       fail("reads " + place(address, shared) + " in " + symbol(now.code) +
            ", which nobody has written");
     }
-    // Two readers of different warps, if there are: no __syncwarp can order both before a writer.
-    const bool kin = byte.reads[0].thread / kLanes == now.thread / kLanes;
-    byte.reads[byte.reads[0].block == 0 || (kin && ordered(byte.reads[0], *running)) ? 0 : 1] = now;
+    // Readers of two warps, if there are: no __syncwarp can order both before a writer.
+    Access &one = byte.reads[0], &other = byte.reads[1];
+    if (one.block == 0 || (same_warp(one, now) && ordered(one, now))) {
+      one = now;
+    } else if (!same_warp(one, now) || other.block == 0 || same_warp(one, other)) {
+      other = now;
+    }
   }
 }
 
@@ -130,8 +136,8 @@ void race_syncwarp(Warp& warp, unsigned mask) {
   }
 }
 
-void race_atomic(const void* address, size_t bytes) {
-  access(address, bytes, true, true, __builtin_return_address(0));
+void race_atomic(const void* address, size_t bytes, const void* code) {
+  access(address, bytes, true, true, code);
 }
 
 void race_forget(const void* memory, size_t size) {

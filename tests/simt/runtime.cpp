@@ -1,20 +1,16 @@
 // The machine: fibers, blocks, warps, and the schedule that a seed draws.
 #include "runtime.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <cstdarg>
-#include <cstdio>
 #include <cstring>
+#include <deque>
 #include <map>
-#include <mutex>
 #include <numeric>
 #include <random>
-#include <regex>
 #include <utility>
 
 #include "fiber.h"
+#include "report.h"
 
 namespace simt {
 
@@ -27,22 +23,6 @@ namespace {
 uint64_t seed = 0;
 std::map<const void*, int64_t> launches;  // by kernel
 std::string error_of_last_launch;
-std::mutex one_at_a_time;
-
-std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
-std::string text(const char* format, ...) {
-  char buffer[4096];
-  va_list arguments;
-  va_start(arguments, format);
-  std::vsnprintf(buffer, sizeof buffer, format, arguments);
-  va_end(arguments);
-  return buffer;
-}
-
-std::string name(const Site& site) {
-  const char* slash = std::strrchr(site.file, '/');
-  return text("%s:%d", slash == nullptr ? site.file : slash + 1, site.line);
-}
 
 std::string left_out;  // "file:line" of a barrier that is passed by, to see what becomes of it
 
@@ -241,7 +221,7 @@ void barrier(Site site) {
   }
   if (++block.arrived == block.threads.size()) {
     block.arrived = 0;
-    ++block.epoch;
+    ++block.barriers;
     for (Thread& thread : block.threads) current->wake(thread);
   }
   current->suspend("__syncthreads", site);
@@ -302,9 +282,8 @@ void* dynamic_shared() {
   return current->dynamic_array();
 }
 
-void atomic(const void* address, size_t bytes) {
-  race_atomic(address, bytes);
-  if (seed < 2) return;
+void atomic(const void* address, size_t bytes, const void* code) {
+  race_atomic(address, bytes, code);
   const InMachine machine;
   current->wake(*running);
   current->suspend("an atomic operation", {"", 0});
@@ -312,7 +291,6 @@ void atomic(const void* address, size_t bytes) {
 
 int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
            const std::function<void()>& body) {
-  const std::lock_guard<std::mutex> lock(one_at_a_time);
   if (grid.x == 0 || block.x == 0 || block.x > kMaxThreads || shared_bytes > kMaxShared) {
     error_of_last_launch =
         text("simt: %s: refused: %u blocks of %u threads, %zu bytes of shared memory",
@@ -331,25 +309,7 @@ int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
 const std::string& last_error() { return error_of_last_launch; }
 
 void poison(void* memory, size_t bytes) {
-  if (bytes != 0) std::memset(memory, static_cast<int>(0xff - seed % 8), bytes);
-}
-
-// Names of static functions are in the debug information alone, so binutils must help.
-std::string symbol(const void* address) {
-  Dl_info info;
-  if (dladdr(address, &info) == 0) return text("%p", address);
-  const auto offset = static_cast<const char*>(address) - static_cast<const char*>(info.dli_fbase);
-  const std::string command = text("addr2line -Cfsp -e '%s' %#tx", info.dli_fname, offset);
-  std::string line;
-  if (FILE* pipe = popen(command.c_str(), "r")) {
-    for (int c; (c = std::fgetc(pipe)) != EOF && c != '\n';) line += static_cast<char>(c);
-    pclose(pipe);
-  }
-  // void focaldet_simt::(anonymous namespace)::kernel<float>(float*) at file.cu:7 (discriminator 1)
-  static const std::regex noise(
-      R"(^void |focaldet_\w+::|\(anonymous namespace\)::| \(discriminator \d+\))");
-  static const std::regex parameters(R"(\([^{}]*\) at )");
-  return std::regex_replace(std::regex_replace(line, noise, ""), parameters, " at ");
+  if (bytes != 0) std::memset(memory, static_cast<int>(0xfe - seed % 64), bytes);
 }
 
 }  // namespace simt

@@ -6,13 +6,14 @@
 // drawn from a seed, so that a result that depends on the schedule differs between seeds. There is
 // one processor and no preemption; races that no schedule shows are found by races.cpp instead.
 //
+// One launch at a time, from one thread of the host.
+//
 // Stricter than a GPU on purpose: a barrier or a mask that names threads which have left the kernel
 // is an error here, while hardware since Volta lets it pass.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -96,7 +97,7 @@ struct Block {
   std::vector<SharedArray> shared;
   unsigned arrived = 0, exited = 0;
   const Thread* first_arrived = nullptr;
-  uint32_t epoch = 1;  // barriers passed
+  uint32_t barriers = 0;  // passed
 };
 
 extern Thread* running;  // nobody while the host runs
@@ -123,8 +124,9 @@ uint64_t collective(const char* name, unsigned mask, uint64_t value, int source,
 void* shared_array(const void* declaration, const char* name, size_t bytes);
 void* dynamic_shared();
 
-// An atomic operation is about to happen: the one place where others may run in between.
-void atomic(const void* address, size_t bytes);
+// An atomic operation is about to happen, called for at `code`: the one place where others may run
+// in between.
+void atomic(const void* address, size_t bytes, const void* code);
 
 // Runs body() as every thread of the grid. Not 0 if something went wrong, which last_error() tells.
 int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
@@ -132,16 +134,13 @@ int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
 
 const std::string& last_error();
 
-// What fresh memory holds: NaN or huge in every type, and something else under every seed.
+// What fresh memory holds: neither 0 nor -1, and something else under every seed of 64.
 void poison(void* memory, size_t bytes);
-
-// "function at file:line" of an address in this library.
-std::string symbol(const void* address);
 
 // What races.cpp needs to hear. It knows memory accesses from the compiler's own instrumentation.
 void race_launch();
 void race_syncwarp(Warp& warp, unsigned mask);
-void race_atomic(const void* address, size_t bytes);
+void race_atomic(const void* address, size_t bytes, const void* code);
 void race_forget(const void* address, size_t bytes);
 
 }  // namespace simt

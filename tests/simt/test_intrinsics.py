@@ -40,12 +40,16 @@ def answers(x: list[int]) -> list[list[int]]:
         taken(lambda lane: 3),
         taken(lambda lane: lane // 8 * 8 + (lane + 1) % 8),
         taken(lambda lane: lane - 2 if lane >= 2 else lane),
+        taken(lambda lane: lane - 3 if lane % 16 >= 3 else lane),
         taken(lambda lane: lane + 5 if lane + 5 < 32 else lane),
         taken(lambda lane: lane + 5 if lane % 16 + 5 < 16 else lane),
         taken(lambda lane: lane ^ 9),
+        taken(lambda lane: lane ^ 9 if (lane ^ 9) < lane // 8 * 8 + 8 else lane),
         everyone(ballot - (1 << 32) if ballot >> 31 else ballot),
         everyone(1),
-        everyone(int(all(value >= x[0] for value in x))),
+        everyone(0),
+        everyone(1),
+        everyone(0),
         everyone(sum(x)),
         everyone(min(x)),
         everyone(max(x)),
@@ -69,9 +73,10 @@ def test_a_warp(values: list[int], intrinsics: Kernels) -> None:
 def test_shared_memory_and_atomics(intrinsics: Kernels) -> None:
     blocks = torch.randint(0, 1000, (7, 96), dtype=torch.int32)
     sums = blocks.sum(1).tolist()
-    got = intrinsics.call("memory", blocks.flatten()).tolist()
-    everything = [sum(sums), min(0, *sums), max(sums), 0, reduce(or_, sums), 0]
-    assert got == everything + [7 * total for total in sums]
+    start = torch.tensor([5, 1 << 30, 0, -1, 0] + [0] * 7, dtype=torch.int32)  # of the five totals
+    got = intrinsics.call("memory", blocks.flatten(), start).tolist()
+    totals = [5 + sum(sums), min(sums), max(sums), reduce(and_, sums), reduce(or_, sums)]
+    assert got == totals + [7 * total + 7 * 96 for total in sums]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,5 +1,6 @@
-// The part of CUDA that the kernels of csrc/cuda use, for a host compiler. What is not here they do
-// not rely on; a kernel that needs more adds it here with its exact meaning.
+// The part of CUDA that the kernels of csrc/cuda may use, for a host compiler. What is not here
+// they do not rely on; a kernel that needs more adds it here with its exact meaning, and a question
+// about it to intrinsics.cu.
 #pragma once
 
 // The operators register as focaldet_simt:: for CPU tensors: the library's name comes with
@@ -91,15 +92,15 @@ T from_bits(uint64_t bits) {
   return value;
 }
 
-// A lane whose source lies outside its segment of `width` lanes keeps its own value.
-template <class T>
-T shuffle(const char* name, unsigned mask, T value, int source, int width, Site site) {
-  const int lane = static_cast<int>(here.thread.x % kLanes), segment = lane / width * width;
-  const bool inside = source >= segment && source < segment + width;
-  return from_bits<T>(
-      collective(name, mask, to_bits(value), inside ? source : lane, nullptr, site));
-}
 inline int lane() { return static_cast<int>(here.thread.x % kLanes); }
+inline int first_of_segment(int width) { return lane() / width * width; }
+
+// A lane keeps its own value where the source lies outside [first, end).
+template <class T>
+T shuffle(const char* name, unsigned mask, T value, int source, int first, int end, Site site) {
+  const int from = source >= first && source < end ? source : lane();
+  return from_bits<T>(collective(name, mask, to_bits(value), from, nullptr, site));
+}
 
 template <class T, class Combine>
 uint64_t folded(const uint64_t* values, unsigned mask) {
@@ -113,43 +114,53 @@ uint64_t folded(const uint64_t* values, unsigned mask) {
 
 }  // namespace simt
 
+// Segments of `width` lanes shuffle on their own, but that an exclusive or may reach into those
+// before.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, SIMT_SITE) {
-  const int segment = simt::lane() / width * width;
-  return simt::shuffle("__shfl_sync", mask, value, segment + (source & (width - 1)), width,
+  const int first = simt::first_of_segment(width);
+  return simt::shuffle("__shfl_sync", mask, value, first + (source & (width - 1)), 0, 32,
                        {file, line});
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SIMT_SITE) {
-  return simt::shuffle("__shfl_up_sync", mask, value, simt::lane() - static_cast<int>(delta), width,
-                       {file, line});
+  const int first = simt::first_of_segment(width);
+  return simt::shuffle("__shfl_up_sync", mask, value, simt::lane() - static_cast<int>(delta), first,
+                       32, {file, line});
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, SIMT_SITE) {
-  return simt::shuffle("__shfl_down_sync", mask, value, simt::lane() + static_cast<int>(delta),
-                       width, {file, line});
+  const int end = simt::first_of_segment(width) + width;
+  return simt::shuffle("__shfl_down_sync", mask, value, simt::lane() + static_cast<int>(delta), 0,
+                       end, {file, line});
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, SIMT_SITE) {
-  return simt::shuffle("__shfl_xor_sync", mask, value, simt::lane() ^ bits, width, {file, line});
+  const int end = simt::first_of_segment(width) + width;
+  return simt::shuffle("__shfl_xor_sync", mask, value, simt::lane() ^ bits, 0, end, {file, line});
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_SITE) {
+namespace simt {
+inline unsigned ballot(const char* name, unsigned mask, bool vote, Site site) {
   const auto votes = [](const uint64_t* values, unsigned mask) {
     uint64_t ballot = 0;
-    for (int i = 0; i < simt::kLanes; ++i) {
+    for (int i = 0; i < kLanes; ++i) {
       if ((mask >> i & 1) != 0 && values[i] != 0) ballot |= uint64_t{1} << i;
     }
     return ballot;
   };
-  return static_cast<unsigned>(
-      simt::collective("__ballot_sync", mask, predicate != 0, 0, votes, {file, line}));
+  return static_cast<unsigned>(collective(name, mask, vote, 0, votes, site));
+}
+}  // namespace simt
+
+inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_SITE) {
+  return simt::ballot("__ballot_sync", mask, predicate != 0, {file, line});
 }
 inline int __any_sync(unsigned mask, int predicate, SIMT_SITE) {
-  return __ballot_sync(mask, predicate, file, line) != 0;
+  return simt::ballot("__any_sync", mask, predicate != 0, {file, line}) != 0;
 }
 inline int __all_sync(unsigned mask, int predicate, SIMT_SITE) {
-  return __ballot_sync(mask, predicate == 0, file, line) == 0;
+  return simt::ballot("__all_sync", mask, predicate == 0, {file, line}) == 0;
 }
 
 #define SIMT_REDUCE(name, Combine)                                                       \
@@ -183,13 +194,13 @@ SIMT_REDUCE(__reduce_max_sync, simt::Max)
 
 // Atomics: relaxed, as CUDA's are. They return the old value --------------------------------------
 
-#define SIMT_ATOMIC(name, next)                                                    \
-  template <class T>                                                               \
-  __attribute__((no_sanitize("thread"))) T name(T* address, simt::Same<T> value) { \
-    simt::atomic(address, sizeof(T));                                              \
-    const T old = *address;                                                        \
-    *address = next;                                                               \
-    return old;                                                                    \
+#define SIMT_ATOMIC(name, next)                                                              \
+  template <class T>                                                                         \
+  __attribute__((noinline, no_sanitize("thread"))) T name(T* address, simt::Same<T> value) { \
+    simt::atomic(address, sizeof(T), __builtin_return_address(0));                           \
+    const T old = *address;                                                                  \
+    *address = next;                                                                         \
+    return old;                                                                              \
   }
 namespace simt {
 template <class T>
