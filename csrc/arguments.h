@@ -1,5 +1,6 @@
-// What the CPU and the CUDA kernels check of their arguments, once for both: what keeps memory
-// safe. The wrappers in focaldet/ops check more, and explain it to people.
+// What the CPU and the CUDA kernels make of their arguments, once for both: checks that keep memory
+// safe (the wrappers in focaldet/ops check more, and explain it to people), and the arithmetic's
+// type.
 #pragma once
 
 #include "stable.h"

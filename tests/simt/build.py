@@ -71,9 +71,10 @@ def predefined(words: tuple[str, ...]) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def address_environment() -> dict[str, str]:
+def address_environment(fake_stacks: bool = False) -> dict[str, str]:
     """For a Python whose extensions are built with ADDRESS: the sanitizers must come first, and the
-    C++ library before their first exception. Python itself frees little at its end."""
+    C++ library before their first exception. Python itself frees little at its end. Fake stacks
+    show a use after return, at 3 MB for every thread of a kernel."""
     names = ("libasan.so", "libubsan.so", "libstdc++.so.6")
     found = [
         subprocess.run([*compiler(), f"-print-file-name={n}"], capture_output=True, text=True)
@@ -83,8 +84,8 @@ def address_environment() -> dict[str, str]:
         **os.environ,
         "LD_PRELOAD": " ".join(done.stdout.strip() for done in found),
         # Memory is poisoned, so that what nobody wrote is seen in the CPU kernels' results, too.
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1:"
-        "max_malloc_fill_size=1073741824:malloc_fill_byte=254",
+        "ASAN_OPTIONS": "detect_leaks=0:max_malloc_fill_size=1073741824:malloc_fill_byte=254:"
+        f"detect_stack_use_after_return={int(fake_stacks)}",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 

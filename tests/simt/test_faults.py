@@ -98,7 +98,11 @@ def run_sanitized(kernel: str, fault: bool) -> subprocess.CompletedProcess[str]:
     )
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, env=build.address_environment(), capture_output=True, text=True, timeout=120
+        command,
+        env=build.address_environment(fake_stacks=True),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
