@@ -1,7 +1,7 @@
 """Compiles the CUDA kernels for the host: csrc/cuda/*.cu as C++, with the machine they run on.
 
 A library is built once for each state of its sources, into build/simt (or a temporary folder, where
-the sources may not be written beside).
+the sources may not be written beside), and goes when it has not been used for a week.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -23,6 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 SIMT = ROOT / "tests" / "simt"
 CSRC = ROOT / "csrc"
+WEEK = 7 * 24 * 3600  # seconds
 TORCH = Path(torch.__file__).parent
 MACHINE = [SIMT / f"{name}.cpp" for name in ("runtime", "races", "report", "torch_shim")]
 
@@ -125,8 +127,12 @@ def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]
     folder = base / "simt" / hashlib.sha256(key).hexdigest()[:16]
     target = folder / name
     if target.exists():
+        folder.touch()
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        if time.time() - other.stat().st_mtime > WEEK:
+            shutil.rmtree(other, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         objects = [f"{work}/{i}.o" for i in range(len(jobs))]
 

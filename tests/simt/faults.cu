@@ -219,9 +219,7 @@ Tensor run(const std::string& name, bool fault, const Tensor& in) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(focaldet, m) {
-  m.def("run(str kernel, bool fault, Tensor values) -> Tensor");
-}
+STABLE_TORCH_LIBRARY(focaldet, m) { m.def("run(str kernel, bool fault, Tensor values) -> Tensor"); }
 STABLE_TORCH_LIBRARY_IMPL(focaldet, CUDA, m) { m.impl("run", TORCH_BOX(&run)); }
 
 }  // namespace focaldet

@@ -99,7 +99,7 @@ Tensor half(const Tensor& in, bool bfloat16) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_FRAGMENT(focaldet, m) {
+STABLE_TORCH_LIBRARY(focaldet, m) {
   m.def("warp(Tensor values) -> Tensor");
   m.def("memory(Tensor values, Tensor start) -> Tensor");
   m.def("half(Tensor values, bool bfloat16) -> Tensor");

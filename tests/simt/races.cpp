@@ -148,8 +148,7 @@ void race_forget(const void* memory, size_t size) {
 
 }  // namespace simt
 
-// What -fsanitize=thread calls
-// ---------------------------------------------------------------------
+// What -fsanitize=thread calls.
 
 #define SIMT_HOOKS(bytes)                                              \
   void __tsan_read##bytes(void* p) {                                   \

@@ -3,18 +3,13 @@
 // about it to intrinsics.cu.
 #pragma once
 
-// The operators register as focaldet_simt:: for CPU tensors: the library's name comes with
-// -Dfocaldet=focaldet_simt, the dispatch key from here.
-#include <torch/csrc/stable/library.h>
-#undef STABLE_TORCH_LIBRARY_IMPL
-#define STABLE_TORCH_LIBRARY_IMPL(ns, key, m) _STABLE_TORCH_LIBRARY_IMPL(ns, CPU, m, C10_UID)
-
 #include <cstring>
 #include <functional>
 #include <tuple>
 #include <type_traits>
 
 #include "../runtime.h"
+#include "registration.h"
 
 #define __host__
 #define __device__
@@ -192,7 +187,7 @@ SIMT_REDUCE(__reduce_max_sync, simt::Max)
 #undef SIMT_REDUCE
 #undef SIMT_SITE
 
-// Atomics: relaxed, as CUDA's are. They return the old value --------------------------------------
+// Atomics: relaxed, as CUDA's are; they return the old value -----------------------------------
 
 #define SIMT_ATOMIC(name, next)                                                              \
   template <class T>                                                                         \
@@ -209,7 +204,7 @@ using Same = std::common_type_t<T>;  // takes no part in deduction
 SIMT_ATOMIC(atomicAdd, old + value)
 SIMT_ATOMIC(atomicMin, value < old ? value : old)
 SIMT_ATOMIC(atomicMax, old < value ? value : old)
-SIMT_ATOMIC(atomicAnd, old& value)
+SIMT_ATOMIC(atomicAnd, (old & value))
 SIMT_ATOMIC(atomicOr, old | value)
 SIMT_ATOMIC(atomicExch, value)
 #undef SIMT_ATOMIC

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "../registration.h"
+
 namespace pybind11 {
 struct module_ {
   std::string fact;
