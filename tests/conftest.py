@@ -57,8 +57,8 @@ def simt_kernels(request: pytest.FixtureRequest, compiled: None) -> Kernels:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if kernels := config.stash.get(SIMT, None):
-        launches = kernels.launches()
+    kernels = config.stash.get(SIMT, None)
+    if kernels and (launches := kernels.launches()):
         terminalreporter.write_line(
             f"simt: {sum(launches.values()):,} launches of {len(launches)} kernels; results "
             f"compared under the schedules {', '.join(map(str, kernels.seeds))}"

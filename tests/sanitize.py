@@ -64,7 +64,11 @@ def main() -> int:
     if unknown := set(wanted) - set(checks):
         print(f"sanitize: expected {' or '.join(checks)}, got {', '.join(sorted(unknown))}")
         return 2
-    failed = [name for name in wanted if checks[name]() != 0]
+    try:
+        failed = [name for name in wanted if checks[name]() != 0]
+    except build.Unavailable as reason:
+        print(f"sanitize: {reason}")
+        return 2
     print(f"sanitize: {', '.join(failed) if failed else 'nothing'} failed")
     return int(bool(failed))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +65,11 @@ class Kernels:
 
         own = torch.library.Library("focaldet", "IMPL")
         try:
-            for name in operators():
-                function = ON_CUDA[name] if name in ON_CUDA else self._caller(name)
-                own.impl(name, function, "CPU", allow_override=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is meant: that these replace others
+                for name in operators():
+                    function = ON_CUDA[name] if name in ON_CUDA else self._caller(name)
+                    own.impl(name, function, "CPU", allow_override=True)
             yield
         finally:
             own._destroy()
