@@ -60,6 +60,31 @@ def test_every_parameter_learns(options):
             assert parameter.grad.any(), f"{name} gets no gradient"
 
 
+@pytest.mark.simt
+def test_the_cuda_kernels_train_and_detect_as_the_cpu_does(simt_kernels):
+    """On the host. Sums are taken in another order there, and post-processing uses torch's exp."""
+    images, targets = samples()
+
+    def train_and_detect():
+        model = small()
+        losses = model(images, targets)
+        sum(losses.values()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        with torch.no_grad():
+            return losses, gradients, loud()(images)
+
+    losses, gradients, detections = train_and_detect()
+    with simt_kernels.in_place_of_cpu():
+        on_simt = train_and_detect()
+    torch.testing.assert_close(on_simt[0], losses, rtol=1e-5, atol=0)
+    for name, gradient in gradients.items():
+        assert (on_simt[1][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    for found, expected in zip(on_simt[2], detections, strict=True):
+        assert torch.equal(found["labels"], expected["labels"]) and len(found["labels"]) > 0
+        torch.testing.assert_close(found["scores"], expected["scores"], rtol=1e-5, atol=0)
+        torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_no_boxes_in_the_batch(loss):
     images, targets = samples()
