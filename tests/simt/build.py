@@ -39,7 +39,7 @@ FLAGS = [
 ]
 # Headers that stand for those of CUDA and pybind11.
 STANDINS = f"-I{SIMT / 'include'}"
-# The compiler announces every access to memory, to races.cpp.
+# The compiler announces accesses to memory, to races.cpp.
 RACES = ["-fsanitize=thread"]
 ADDRESS = [
     "-fsanitize=address,undefined",

@@ -22,9 +22,9 @@ std::string name(const Site& site) {
   return text("%s:%d", slash == nullptr ? site.file : slash + 1, site.line);
 }
 
-// Names of static functions are in the debug information alone, so binutils must help. The answer
-// is void focaldet_simt::(anonymous namespace)::kernel<float>(float*) at file.cu:7 (discriminator
-// 1)
+// Names of static functions are in the debug information alone, so binutils must help. Of
+//   void focaldet_simt::(anonymous namespace)::kernel<float>(float*) at file.cu:7 (discriminator 1)
+// kernel<float> at file.cu:7 is left.
 std::string symbol(const void* address) {
   Dl_info info;
   if (dladdr(address, &info) == 0) return text("%p", address);
