@@ -3,9 +3,46 @@
 // type.
 #pragma once
 
+#include "math/box_loss.h"
+#include "math/focal.h"
 #include "stable.h"
 
 namespace focaldet {
+
+// The value that a name of the schemas stands for.
+template <class Value>
+Value named(const std::string& name, const char* argument,
+            std::initializer_list<std::pair<const char*, Value>> values) {
+  for (const auto& [known, value] : values) {
+    if (name == known) return value;
+  }
+  FD_CHECK(false, argument, ": unknown name ", name);
+}
+
+inline FocalForm focal_form(const std::string& name) {
+  return named<FocalForm>(name, "form",
+                          {{"focal", FocalForm::focal},
+                           {"quality", FocalForm::quality},
+                           {"varifocal", FocalForm::varifocal}});
+}
+
+inline BoxLoss box_loss_kind(const std::string& name) {
+  return named<BoxLoss>(name, "box_loss",
+                        {{"smooth_l1", BoxLoss::smooth_l1},
+                         {"l1", BoxLoss::l1},
+                         {"giou", BoxLoss::giou},
+                         {"diou", BoxLoss::diou},
+                         {"ciou", BoxLoss::ciou}});
+}
+
+enum class LowQuality { none, torchvision, mmdet };
+
+inline LowQuality low_quality_rule(const std::string& name) {
+  return named<LowQuality>(name, "low_quality",
+                           {{"none", LowQuality::none},
+                            {"torchvision", LowQuality::torchvision},
+                            {"mmdet", LowQuality::mmdet}});
+}
 
 // Logits are rows of classes; targets are labels, one per row, or values, one per logit.
 struct FocalShape {

@@ -9,16 +9,28 @@
 #include "stable.h"
 
 STABLE_TORCH_LIBRARY(focaldet, m) {
-  // Focal loss. alpha < 0 turns the balance off; class_alpha [K] replaces alpha.
+  // Focal loss. alpha < 0 turns the balance off; class_alpha [K] replaces alpha; form is focal,
+  // quality or varifocal. _sum_and_gradient takes one pass: the sum over divisor, and its gradient.
   m.def(
       "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha, float gamma, "
-      "Tensor? class_alpha, Tensor? class_weight, float label_smoothing) -> Tensor");
+      "Tensor? class_alpha, Tensor? class_weight, float label_smoothing, str form) -> Tensor");
   m.def(
       "sigmoid_focal_loss_sum(Tensor inputs, Tensor targets, float alpha, float gamma, "
-      "Tensor? class_alpha, Tensor? class_weight, float label_smoothing) -> Tensor");
+      "Tensor? class_alpha, Tensor? class_weight, float label_smoothing, str form) -> Tensor");
+  m.def(
+      "sigmoid_focal_loss_sum_and_gradient(Tensor inputs, Tensor targets, float alpha, "
+      "float gamma, Tensor? class_alpha, Tensor? class_weight, float label_smoothing, str form, "
+      "Tensor? divisor) -> (Tensor, Tensor)");
   m.def(
       "sigmoid_focal_loss_backward(Tensor grad, Tensor inputs, Tensor targets, float alpha, "
-      "float gamma, Tensor? class_alpha, Tensor? class_weight, float label_smoothing) -> Tensor");
+      "float gamma, Tensor? class_alpha, Tensor? class_weight, float label_smoothing, str form) "
+      "-> Tensor");
+  m.def(
+      "softmax_focal_loss(Tensor inputs, Tensor labels, float alpha, float gamma, "
+      "Tensor? class_alpha) -> Tensor");
+  m.def(
+      "softmax_focal_loss_backward(Tensor grad, Tensor inputs, Tensor labels, float alpha, "
+      "float gamma, Tensor? class_alpha) -> Tensor");
 
   // Anchors and matching. anchors [n, 4], if given, replaces the grid.
   m.def(
@@ -44,6 +56,26 @@ STABLE_TORCH_LIBRARY(focaldet, m) {
   m.def(
       "nms_padded(Tensor boxes, Tensor scores, Tensor labels, float iou_threshold, "
       "float score_threshold, SymInt max_detections) -> (Tensor, Tensor)");
+
+  // Raw head outputs to the losses: classification, box_regression, n_foreground. The losses are
+  // divided by the normalizer, or, without one, by the foreground anchors of the batch or image.
+  // _and_gradient: in one pass, the gradients by map too, times the incoming ones (none: 1).
+  // _overwrite writes them over the maps.
+#define FD_HEAD_AND_TRUTH(written_logits, written_deltas)                                     \
+  "(Tensor" written_logits "[] cls_logits, Tensor" written_deltas                             \
+  "[] box_deltas, "                                                                           \
+  "float[] cell_anchors, SymInt[] strides, float offset, Tensor gt_boxes, Tensor gt_labels, " \
+  "Tensor gt_splits, float fg_iou, float bg_iou, str low_quality, float alpha, float gamma, " \
+  "Tensor? class_alpha, str box_loss, float beta, Tensor? normalizer, bool by_image"
+  m.def("retinanet_loss" FD_HEAD_AND_TRUTH("", "") ") -> (Tensor, Tensor, Tensor)");
+  m.def("retinanet_loss_and_gradient" FD_HEAD_AND_TRUTH(
+      "",
+      "") ", Tensor? d_classification, Tensor? d_box_regression) "
+          "-> (Tensor, Tensor, Tensor, Tensor[], Tensor[])");
+  m.def("retinanet_loss_overwrite" FD_HEAD_AND_TRUTH(
+      "(a!)",
+      "(b!)") ", Tensor? d_classification, Tensor? d_box_regression) -> (Tensor, Tensor, Tensor)");
+#undef FD_HEAD_AND_TRUTH
 
   // Raw head outputs to padded detections: boxes, scores, labels, counts.
   m.def(

@@ -72,7 +72,9 @@ class FocalBlock {
 
  private:
   void negatives(int64_t n, const C* x, C* term) const {
-    const C balance = p_.alpha.empty() ? focal_weight(C(0), static_cast<C>(params_.alpha)) : C(1);
+    const C balance = p_.alpha.empty()
+                          ? focal_weight(FocalForm::focal, C(0), static_cast<C>(params_.alpha))
+                          : C(1);
     vectorised([&]() FD_SIMD_LAMBDA {
       if (gradient_) {
         for (int64_t i = 0; i < n; ++i) term[i] = weigh(balance, focal_negative(x[i], power_).grad);
@@ -83,7 +85,9 @@ class FocalBlock {
   }
 
   void positives(int64_t first, int64_t n, const C* x, C* term) const {
-    const C balance = p_.alpha.empty() ? focal_weight(C(1), static_cast<C>(params_.alpha)) : C(1);
+    const C balance = p_.alpha.empty()
+                          ? focal_weight(FocalForm::focal, C(1), static_cast<C>(params_.alpha))
+                          : C(1);
     for (int64_t row = first / p_.classes, i = 0; i < n; ++row, i += p_.classes) {
       const int64_t label = p_.labels[row];
       if (label < 0 || label >= p_.classes) continue;
@@ -113,18 +117,21 @@ class FocalBlock {
       if (soft_targets != 0) return;
       if (gradient_) {
         for (int64_t i = 0; i < n; ++i) {
-          term[i] = weigh(focal_weight(t[i], alpha), focal_hard(x[i], t[i], power_).grad);
+          term[i] = weigh(focal_weight(FocalForm::focal, t[i], alpha),
+                          focal_hard(x[i], t[i], power_).grad);
         }
       } else {
         for (int64_t i = 0; i < n; ++i) {
-          term[i] = weigh(focal_weight(t[i], alpha), focal_hard(x[i], t[i], power_).loss);
+          term[i] = weigh(focal_weight(FocalForm::focal, t[i], alpha),
+                          focal_hard(x[i], t[i], power_).loss);
         }
       }
     });
     if (soft_targets == 0) return;
     for (int64_t i = 0; i < n; ++i) {
-      const FocalTerm<C> both = focal(x[i], t[i], power_);
-      term[i] = weigh(focal_weight(t[i], alpha), gradient_ ? both.grad : both.loss);
+      const FocalTerm<C> both = focal(FocalForm::focal, x[i], t[i], power_);
+      term[i] =
+          weigh(focal_weight(FocalForm::focal, t[i], alpha), gradient_ ? both.grad : both.loss);
     }
   }
 
@@ -134,7 +141,8 @@ class FocalBlock {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t row = (first + i) / p_.classes, k = (first + i) % p_.classes;
       const C target = hard ? C(p_.labels[row] == k) : t[i];
-      if (!p_.alpha.empty()) term[i] = weigh(focal_weight(target, p_.alpha[k]), term[i]);
+      if (!p_.alpha.empty())
+        term[i] = weigh(focal_weight(FocalForm::focal, target, p_.alpha[k]), term[i]);
       if (!p_.weight.empty()) term[i] = weigh(p_.weight[k], term[i]);
     }
   }
@@ -244,21 +252,23 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
 
 Tensor sigmoid_focal_loss(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
                           const MaybeTensor& class_alpha, const MaybeTensor& class_weight,
-                          double label_smoothing) {
+                          double label_smoothing, const std::string&) {
   return focal(Output::loss, inputs, targets,
                {alpha, gamma, label_smoothing, class_alpha, class_weight});
 }
 
 Tensor sigmoid_focal_loss_sum(const Tensor& inputs, const Tensor& targets, double alpha,
                               double gamma, const MaybeTensor& class_alpha,
-                              const MaybeTensor& class_weight, double label_smoothing) {
+                              const MaybeTensor& class_weight, double label_smoothing,
+                              const std::string&) {
   return focal(Output::sum, inputs, targets,
                {alpha, gamma, label_smoothing, class_alpha, class_weight});
 }
 
 Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, const Tensor& targets,
                                    double alpha, double gamma, const MaybeTensor& class_alpha,
-                                   const MaybeTensor& class_weight, double label_smoothing) {
+                                   const MaybeTensor& class_weight, double label_smoothing,
+                                   const std::string&) {
   return focal(Output::grad, inputs, targets,
                {alpha, gamma, label_smoothing, class_alpha, class_weight}, grad);
 }

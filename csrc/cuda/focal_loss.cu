@@ -82,14 +82,17 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
 #pragma unroll
     for (int i = 0; i < kSize; ++i) targets[i] = static_cast<C>(values.items[i]);
   }
-  const C negative = focal_weight(C(0), p.alpha), positive = focal_weight(C(1), p.alpha);
+  const C negative = focal_weight(FocalForm::focal, C(0), p.alpha),
+          positive = focal_weight(FocalForm::focal, C(1), p.alpha);
 #pragma unroll
   for (int i = 0; i < kSize; ++i) {
     C& t = targets[i];
     const C x = static_cast<C>(inputs.items[i]);
     if (!kHard && p.smoothing != C(0)) t = smooth(t, p.smoothing);
-    const FocalTerm<C> both = kHard ? focal_hard(x, t, power) : focal(x, t, power);
-    const C weight = kHard ? (t == C(0) ? negative : positive) : focal_weight(t, p.alpha);
+    const FocalTerm<C> both =
+        kHard ? focal_hard(x, t, power) : focal(FocalForm::focal, x, t, power);
+    const C weight =
+        kHard ? (t == C(0) ? negative : positive) : focal_weight(FocalForm::focal, t, p.alpha);
     terms[i] = has(counted, i) ? weigh(weight, kGradient ? both.grad : both.loss) : C(0);
   }
   if (p.class_alpha != nullptr || p.class_weight != nullptr) {
@@ -98,7 +101,7 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
     for (int i = 0; i < kSize; ++i) {
       if (has(counted, i)) {
         if (p.class_alpha != nullptr) {
-          terms[i] = weigh(focal_weight(targets[i], p.class_alpha[k]), terms[i]);
+          terms[i] = weigh(focal_weight(FocalForm::focal, targets[i], p.class_alpha[k]), terms[i]);
         }
         if (p.class_weight != nullptr) terms[i] = weigh(p.class_weight[k], terms[i]);
       }
@@ -253,21 +256,23 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
 
 Tensor sigmoid_focal_loss(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
                           const MaybeTensor& class_alpha, const MaybeTensor& class_weight,
-                          double label_smoothing) {
+                          double label_smoothing, const std::string&) {
   return focal(Output::loss, inputs, targets,
                {alpha, gamma, label_smoothing, class_alpha, class_weight});
 }
 
 Tensor sigmoid_focal_loss_sum(const Tensor& inputs, const Tensor& targets, double alpha,
                               double gamma, const MaybeTensor& class_alpha,
-                              const MaybeTensor& class_weight, double label_smoothing) {
+                              const MaybeTensor& class_weight, double label_smoothing,
+                              const std::string&) {
   return focal(Output::sum, inputs, targets,
                {alpha, gamma, label_smoothing, class_alpha, class_weight});
 }
 
 Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, const Tensor& targets,
                                    double alpha, double gamma, const MaybeTensor& class_alpha,
-                                   const MaybeTensor& class_weight, double label_smoothing) {
+                                   const MaybeTensor& class_weight, double label_smoothing,
+                                   const std::string&) {
   return focal(Output::gradient, inputs, targets,
                {alpha, gamma, label_smoothing, class_alpha, class_weight}, grad);
 }

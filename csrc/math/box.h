@@ -2,7 +2,7 @@
 // predicts (Girshick et al. 2014, appendix C; coder weights 1).
 #pragma once
 
-#include "special.h"
+#include "dual.h"
 
 namespace focaldet {
 
@@ -66,15 +66,16 @@ FD_HD Box<T> encode(const Box<T>& gt, const Box<T>& anchor) {
           std::log(gt_height / height)};
 }
 
-template <class T>
-FD_HD Box<T> decode(const Box<T>& delta, const Box<T>& anchor) {
+// N is T, or a Dual<T> that carries derivatives.
+template <class N, class T>
+FD_HD Box<N> decode(const Box<N>& delta, const Box<T>& anchor) {
   const T width = anchor.x2 - anchor.x1, height = anchor.y2 - anchor.y1;
   const T x = std::fma(T(0.5), width, anchor.x1), y = std::fma(T(0.5), height, anchor.y1);
   const T limit = static_cast<T>(kMaxLogScale);
   // NaN passes through: the comparison is false for it.
-  const T dw = delta.x2 > limit ? limit : delta.x2, dh = delta.y2 > limit ? limit : delta.y2;
-  const T center_x = std::fma(delta.x1, width, x), center_y = std::fma(delta.y1, height, y);
-  const T half_width = T(0.5) * (exp_(dw) * width), half_height = T(0.5) * (exp_(dh) * height);
+  const N dw = delta.x2 > limit ? N(limit) : delta.x2, dh = delta.y2 > limit ? N(limit) : delta.y2;
+  const N center_x = fma_(delta.x1, width, x), center_y = fma_(delta.y1, height, y);
+  const N half_width = T(0.5) * (exp_(dw) * width), half_height = T(0.5) * (exp_(dh) * height);
   return {center_x - half_width, center_y - half_height, center_x + half_width,
           center_y + half_height};
 }

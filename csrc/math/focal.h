@@ -1,5 +1,5 @@
 // The sigmoid focal loss of one logit and its derivative (Lin et al. 2017, equations 4 and 5, and
-// appendix A), in logit space.
+// appendix A), in logit space; and its two relatives for soft targets.
 //
 // With p = sigma(x), the chance m = p (1 - t) + (1 - p) t of being wrong and the cross entropy
 // c = -t ln p - (1 - t) ln(1 - p):
@@ -12,10 +12,10 @@
 
 namespace focaldet {
 
-// m^gamma. 0, 1 and 2 have loops of their own on the CPU; the rest splits gamma into a whole part,
-// by repeated squaring, and a fraction that goes through -ln m, which a hard target has for free as
-// the other cross entropy. The split keeps the error small: a power through the logarithm alone is
-// wrong by gamma |ln m| ulp.
+// m^gamma. 2 has loops of its own on the CPU; the rest splits gamma into a whole part, by repeated
+// squaring, and a fraction: a square root if it is one half, else through -ln m, which a hard
+// target has for free as the other cross entropy. The split keeps the error small: a power through
+// the logarithm alone is wrong by gamma |ln m| ulp.
 template <int N>
 struct IntegerPower {
   static constexpr double gamma = N;
@@ -27,7 +27,10 @@ struct IntegerPower {
   }
 };
 
-template <class T>
+enum class Fraction { none, half, any };
+
+// kFraction says that the fraction is always that one, for loops that must not branch.
+template <class T, Fraction kFraction = Fraction::any>
 struct RealPower {
   T gamma;
   int whole;  // at most 31; what exceeds it stays in the fraction
@@ -46,7 +49,9 @@ struct RealPower {
       product *= (whole & bit) != 0 ? square : T(1);
       square *= square;
     }
-    return fraction == T(0) ? product : product * exp_(-fraction * minus_log_m());
+    if (kFraction == Fraction::none || fraction == T(0)) return product;
+    if (kFraction == Fraction::half || fraction == T(0.5)) return product * std::sqrt(m);
+    return product * exp_(-fraction * minus_log_m());
   }
 };
 
@@ -93,15 +98,42 @@ FD_HD FocalTerm<T> focal_soft(T x, T t, const Power& power) {
   return {modulator * cross_entropy, modulator * slope};
 }
 
+// |p - t|^gamma c, which asks for the score t and not for a class (Li et al. 2020, "Generalized
+// Focal Loss", equation 5). Equal to the loss above at t = 0 and t = 1.
 template <class T, class Power>
-FD_HD FocalTerm<T> focal(T x, T t, const Power& power) {
-  return (t == T(0)) | (t == T(1)) ? focal_hard(x, t, power) : focal_soft(x, t, power);
+FD_HD FocalTerm<T> quality_soft(T x, T t, const Power& power) {
+  const Logistic<T> s = logistic(x);
+  const T off = s.p * (T(1) - t) - s.q * t;  // p - t, without cancellation
+  const T m = off < T(0) ? -off : off;
+  const T cross_entropy = (T(1) - t) * s.minus_log_q + t * s.minus_log_p;
+  const T modulator = power(m, [&] { return -std::log(m); });
+  const T ratio = off == T(0) ? T(0) : s.p * s.q / off;  // m'/m; the limit for gamma > 1
+  const T slope = static_cast<T>(power.gamma) * (ratio * finite(cross_entropy)) + off;
+  return {modulator * cross_entropy, modulator * slope};
 }
 
-// alpha_t = alpha t + (1 - alpha)(1 - t); a negative alpha turns the balance off.
+// What the target says and how an element is weighed for it.
+//   focal:     as above; alpha for t = 1, 1 - alpha for t = 0, a mixture in between
+//   quality:   |p - t| in place of m, weighed in the same way
+//   varifocal: t c where t > 0, alpha p^gamma c where t = 0 (Zhang et al. 2021, equation 2)
+// A negative alpha turns the balance off.
+enum class FocalForm { focal, quality, varifocal };
+
+template <class T, class Power>
+FD_HD FocalTerm<T> focal(FocalForm form, T x, T t, const Power& power) {
+  const bool hard = (t == T(0)) | (t == T(1));
+  if (form == FocalForm::varifocal && t > T(0)) {
+    return hard ? focal_hard(x, t, IntegerPower<0>{}) : focal_soft(x, t, IntegerPower<0>{});
+  }
+  if (hard) return focal_hard(x, t, power);
+  return form == FocalForm::quality ? quality_soft(x, t, power) : focal_soft(x, t, power);
+}
+
 template <class T>
-FD_HD T focal_weight(T t, T alpha) {
-  return alpha < T(0) ? T(1) : alpha * t + (T(1) - alpha) * (T(1) - t);
+FD_HD T focal_weight(FocalForm form, T t, T alpha) {
+  if (form == FocalForm::varifocal && t > T(0)) return t;
+  if (alpha < T(0)) return T(1);
+  return form == FocalForm::varifocal ? alpha : alpha * t + (T(1) - alpha) * (T(1) - t);
 }
 
 // A weight of 0 silences an infinite loss, too.
