@@ -98,6 +98,13 @@ inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
 }
 inline Tensor dense(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
 
+// The value of a CPU tensor of one number, or another where there is none.
+inline double number_in(const std::optional<Tensor>& tensor, double otherwise) {
+  if (!tensor) return otherwise;
+  FD_CHECK(tensor->numel() == 1, "expected a tensor of one number");
+  return dense(*tensor, ScalarType::Double).const_data_ptr<double>()[0];
+}
+
 inline ScalarType compute_dtype(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }

@@ -20,6 +20,14 @@
 #else
 #define FD_SIMD_LAMBDA
 #endif
+// Iterations of the loop that follows may run at once, though its arrays may be one and the same.
+#if defined(__clang__)
+#define FD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FD_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define FD_INDEPENDENT
+#endif
 
 namespace focaldet {
 

@@ -71,8 +71,6 @@ FD_HD Dual<T> atan_(const Dual<T>& x) {
   return chain(static_cast<T>(std::atan(x.value)), T(1) / (T(1) + x.value * x.value), x);
 }
 
-FD_HD float fma_(float a, float b, float c) { return std::fma(a, b, c); }
-FD_HD double fma_(double a, double b, double c) { return std::fma(a, b, c); }
 template <class T>
 FD_HD Dual<T> fma_(const Dual<T>& a, T b, T c) {
   return chain(std::fma(a.value, b, c), b, a);

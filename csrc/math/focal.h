@@ -27,9 +27,9 @@ struct IntegerPower {
   }
 };
 
-enum class Fraction { none, half, any };
+// What the loops know of the fraction beforehand, for they must not branch; `any`: nothing.
+enum class Fraction { none, half, other, any };
 
-// kFraction says that the fraction is always that one, for loops that must not branch.
 template <class T, Fraction kFraction = Fraction::any>
 struct RealPower {
   T gamma;
@@ -44,15 +44,18 @@ struct RealPower {
 
   template <class MinusLog>
   FD_HD T operator()(T m, MinusLog&& minus_log_m) const {
-    T product = T(1), square = m;
-    for (int bit = 1; bit < 32; bit *= 2) {
-      product *= (whole & bit) != 0 ? square : T(1);
-      square *= square;
-    }
-    if (kFraction == Fraction::none || fraction == T(0)) return product;
-    if (kFraction == Fraction::half || fraction == T(0.5)) return product * std::sqrt(m);
-    return product * exp_(-fraction * minus_log_m());
+    const T m2 = m * m, m4 = m2 * m2, m8 = m4 * m4, m16 = m8 * m8;
+    const T product = where_bit(1, m) * where_bit(2, m2) * where_bit(4, m4) * where_bit(8, m8) *
+                      where_bit(16, m16);
+    if (kFraction == Fraction::none) return product;
+    if (kFraction == Fraction::half) return product * std::sqrt(m);
+    if (kFraction == Fraction::other) return product * exp_(-fraction * minus_log_m());
+    if (fraction == T(0)) return product;
+    return product * (fraction == T(0.5) ? std::sqrt(m) : exp_(-fraction * minus_log_m()));
   }
+
+ private:
+  FD_HD T where_bit(int bit, T factor) const { return (whole & bit) != 0 ? factor : T(1); }
 };
 
 template <class T>
@@ -70,10 +73,9 @@ FD_HD T finite(T cross_entropy) {
 
 // Target 0: the logit is evidence for being wrong.
 template <class T, class Power>
-FD_HD FocalTerm<T> focal_negative(T x, const Power& power) {
-  const Logistic<T> s = logistic(x);
+FD_HD FocalTerm<T> focal_negative(const Logistic<T>& s, const Power& power) {
   const T modulator = power(s.p, [&] { return s.minus_log_p; });
-  const T slope = static_cast<T>(power.gamma) * (s.q * finite(s.minus_log_q)) + s.p;
+  const T slope = fma_(static_cast<T>(power.gamma) * s.q, finite(s.minus_log_q), s.p);
   return {modulator * s.minus_log_q, modulator * slope};
 }
 
@@ -81,7 +83,7 @@ FD_HD FocalTerm<T> focal_negative(T x, const Power& power) {
 template <class T, class Power>
 FD_HD FocalTerm<T> focal_hard(T x, T t, const Power& power) {
   const T sign = t == T(0) ? T(1) : T(-1);
-  const FocalTerm<T> term = focal_negative(sign * x, power);
+  const FocalTerm<T> term = focal_negative(logistic(sign * x), power);
   return {term.loss, sign * term.grad};
 }
 

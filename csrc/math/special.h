@@ -34,12 +34,17 @@ FD_HD uint32_t float_to_bits(float value) {
   return bits;
 }
 
-// e^x. Monotone; at most 1 ulp, subnormal results included; 0 and infinity at the ends; NaN stays.
-// Cody-Waite reduction x = n ln 2 + r with |r| <= ln 2 / 2, then 1 + r + r^2 q(r), q of degree 4
-// (minimax fit). 2^n is applied in two halves: one factor could not be subnormal.
-FD_HD float exp_(float x) {
-  x = x > 89.0f ? 89.0f : x;          // e^89 overflows to infinity
-  x = x < -105.0f ? -105.0f : x;      // e^-105 underflows to zero
+FD_HD float fma_(float a, float b, float c) { return std::fma(a, b, c); }
+FD_HD double fma_(double a, double b, double c) { return std::fma(a, b, c); }
+
+// e^x = y 2^n, with y between 0.7 and 1.5, for |x| <= 105. Cody-Waite reduction x = n ln 2 + r with
+// |r| <= ln 2 / 2, then y = 1 + r + r^2 q(r), q of degree 4 (minimax fit).
+struct Scaled {
+  float y;
+  int32_t n;
+};
+
+FD_HD Scaled exp_scaled(float x) {
   const float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const float shifted = std::fma(x, 0x1.715476p+0f, shifter);
   const int32_t n = static_cast<int32_t>(float_to_bits(shifted) - float_to_bits(shifter));
@@ -54,25 +59,45 @@ FD_HD float exp_(float x) {
   q = std::fma(q, r, 0.5f);
   const float leading = 1.0f + coarse;  // what it rounds away goes on in the correction
   const float correction = (coarse - (leading - 1.0f)) + std::fma(q * r, r, fine);
-  const float y = leading + correction;
-  const int32_t half = n >> 1;
-  const float low = bits_to_float(static_cast<uint32_t>(half + 127) << 23);
-  const float high = bits_to_float(static_cast<uint32_t>(n - half + 127) << 23);
-  return y * low * high;
+  return {leading + correction, n};
+}
+
+FD_HD float power_of_two(int32_t n) { return bits_to_float(static_cast<uint32_t>(n + 127) << 23); }
+
+// e^x. Monotone; at most 1 ulp, subnormal results included; 0 and infinity at the ends; NaN stays.
+// 2^n is applied in two halves: one factor could be neither subnormal nor infinite.
+FD_HD float exp_(float x) {
+  x = x > 89.0f ? 89.0f : x;      // e^89 overflows to infinity
+  x = x < -105.0f ? -105.0f : x;  // e^-105 underflows to zero
+  const Scaled e = exp_scaled(x);
+  const int32_t half = e.n >> 1;
+  return e.y * power_of_two(half) * power_of_two(e.n - half);
 }
 FD_HD double exp_(double x) { return std::exp(x); }
 
-// ln(1 + e) for e in [0, 1], at most 2 ulp. With s = e / (2 + e): ln(1 + e) = 2 atanh(s)
-// = e - s (e - R), R = s^2 (2/3 + 2/5 s^2 + ...), so the leading term carries no rounding error.
+// e^-|x|, the same bits as exp_. It cannot overflow: 2^(n + 64) goes straight into the exponent,
+// and the rest is a constant.
+FD_HD float exp_minus_abs(float x) {
+  const float magnitude = std::fabs(x);
+  const Scaled e = exp_scaled(magnitude > 105.0f ? -105.0f : -magnitude);
+  return bits_to_float(float_to_bits(e.y) + (static_cast<uint32_t>(e.n + 64) << 23)) * 0x1p-64f;
+}
+FD_HD double exp_minus_abs(double x) { return std::exp(-std::fabs(x)); }
+
+// ln(1 + e) for e in [0, 1], at most 2 ulp: e + e^2 q(e), q of degree 8 (minimax fit), so that the
+// leading term carries no rounding error. No division: the loops that need this divide already, and
+// that is what the processor has least of.
 FD_HD float log1p_unit(float e) {
-  const float s = e / (2.0f + e);
-  const float z = s * s;
-  float series = 0.2322433f;
-  series = std::fma(series, z, 0.21706575f);
-  series = std::fma(series, z, 0.28592357f);
-  series = std::fma(series, z, 0.39999706f);
-  series = std::fma(series, z, 0.6666667f);
-  return std::fma(-s, std::fma(-z, series, e), e);
+  float q = -3.3184716e-3f;
+  q = std::fma(q, e, 2.020458e-2f);
+  q = std::fma(q, e, -5.7664432e-2f);
+  q = std::fma(q, e, 1.0680554e-1f);
+  q = std::fma(q, e, -1.5355395e-1f);
+  q = std::fma(q, e, 1.96954e-1f);
+  q = std::fma(q, e, -2.4958587e-1f);
+  q = std::fma(q, e, 3.3330511e-1f);
+  q = std::fma(q, e, -4.9999933e-1f);
+  return std::fma(e * e, q, e);
 }
 FD_HD double log1p_unit(double e) { return std::log1p(e); }
 
@@ -98,16 +123,20 @@ struct Logistic {
   T minus_log_q;  // softplus(x) = -ln sigma(-x)
 };
 
+// e is e^-|x|.
 template <class T>
-FD_HD Logistic<T> logistic(T x) {
+FD_HD Logistic<T> logistic(T x, T e) {
   const bool positive = x >= T(0);
-  const T magnitude = positive ? x : -x;
-  const T e = exp_(-magnitude);
   const T larger = T(1) / (T(1) + e);
   const T smaller = e * larger;
   const T softplus = log1p_unit(e);
-  return {positive ? larger : smaller, positive ? smaller : larger,
-          positive ? softplus : magnitude + softplus, positive ? magnitude + softplus : softplus};
+  const T longer = std::fabs(x) + softplus;
+  return {positive ? larger : smaller, positive ? smaller : larger, positive ? softplus : longer,
+          positive ? longer : softplus};
+}
+template <class T>
+FD_HD Logistic<T> logistic(T x) {
+  return logistic(x, exp_minus_abs(x));
 }
 
 }  // namespace focaldet

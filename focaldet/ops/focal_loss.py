@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import reference
 from . import _check
+from ._gradient import times
 
 _ops = torch.ops.focaldet
 
@@ -24,6 +25,9 @@ def sigmoid_focal_loss(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """alpha_t (1 - p_t)^gamma CE(p, t) of each logit, without a copy of the size of the logits.
+
+    With a reduction, the CPU computes loss and gradient in one pass over the logits and keeps the
+    gradient until the backward; CUDA reads them once for each. With "none", once for each, always.
 
     Args:
         inputs: logits, float16, bfloat16, float32 or float64; classes in the last dimension.
@@ -53,11 +57,64 @@ def sigmoid_focal_loss(
         (alpha * targets + (1 - alpha) * (1 - targets)) * (1 - p_t) ** gamma * ce
     """
     arguments = _arguments(inputs, targets, alpha, gamma, class_weight, label_smoothing)
+    return _reduced(inputs, targets, reduction, *arguments, "focal")
+
+
+def quality_focal_loss(
+    inputs: Tensor,  # [..., K]
+    targets: Tensor,  # [..., K]
+    beta: float = 2.0,
+    reduction: str = "none",
+) -> Tensor:
+    """|sigma(x) - y|^beta BCE(x, y): Li et al. 2020, "Generalized Focal Loss", equation 5.
+
+    The target y in [0, 1] is a quality, as a rule the IoU of the predicted box for the class of an
+    anchor, and 0 elsewhere. Arguments, results and errors as `sigmoid_focal_loss`, with
+    beta >= 0 for gamma and floating targets of the shape of the logits.
+
+    Equivalent to::
+
+        (inputs.sigmoid() - targets).abs() ** beta
+            * F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    """
+    _check.tensor(targets, "targets")
+    arguments = _arguments(inputs, targets, -1.0, _check.number(beta, "beta", low=0), None, 0.0)
+    return _reduced(inputs, targets, reduction, *arguments, "quality")
+
+
+def varifocal_loss(
+    inputs: Tensor,  # [..., K]
+    targets: Tensor,  # [..., K]
+    alpha: float = 0.75,
+    gamma: float = 2.0,
+    reduction: str = "none",
+) -> Tensor:
+    """y BCE(x, y) where y > 0, alpha sigma(x)^gamma BCE(x, 0) elsewhere: Zhang et al. 2021,
+    "VarifocalNet", equation 2.
+
+    Only negatives are scaled down; positives are weighed by their quality y in (0, 1]. Arguments,
+    results and errors as `sigmoid_focal_loss`, with floating targets of the shape of the logits and
+    alpha a number.
+
+    Equivalent to::
+
+        weight = torch.where(targets > 0, targets, alpha * inputs.sigmoid() ** gamma)
+        weight * F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    """
+    _check.tensor(targets, "targets")
+    arguments = _arguments(inputs, targets, _check.number(alpha, "alpha"), gamma, None, 0.0)
+    return _reduced(inputs, targets, reduction, *arguments, "varifocal")
+
+
+def _reduced(inputs: Tensor, targets: Tensor, reduction: str, *arguments: Any) -> Tensor:
     _check.choice(reduction, "reduction", ("none", "sum", "mean"))
     if reduction == "none":
         return _ops.sigmoid_focal_loss(inputs, targets, *arguments)
+    divisor = reference.count_targets(inputs, targets) if reduction == "mean" else None
+    if inputs.device.type == "cpu" and torch.is_grad_enabled() and inputs.requires_grad:
+        return _ops.sigmoid_focal_loss_sum_and_gradient(inputs, targets, *arguments, divisor)[0]
     total = _ops.sigmoid_focal_loss_sum(inputs, targets, *arguments)
-    return total if reduction == "sum" else total / reference.count_targets(inputs, targets)
+    return total if divisor is None else total / divisor
 
 
 def _arguments(
@@ -120,52 +177,88 @@ def _(inputs: Tensor, targets: Tensor, *_: Any) -> Tensor:
     return inputs.new_empty((), dtype=dtype)
 
 
+@torch.library.register_fake("focaldet::sigmoid_focal_loss_sum_and_gradient")
+def _(inputs: Tensor, targets: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if inputs.dtype == torch.float64 else torch.float32
+    gradient = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    return inputs.new_empty((), dtype=dtype), gradient
+
+
 @torch.library.register_fake("focaldet::sigmoid_focal_loss_backward")
 def _(grad: Tensor, inputs: Tensor, targets: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(inputs, memory_format=torch.contiguous_format)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    logits, targets, alpha, gamma, class_alpha, class_weight, smoothing = inputs
+    logits, targets, alpha, gamma, class_alpha, class_weight, smoothing, form = inputs
     ctx.save_for_backward(logits, targets, class_alpha, class_weight)
-    ctx.numbers = alpha, gamma, smoothing
+    ctx.settings = alpha, gamma, smoothing, form
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     logits, targets, class_alpha, class_weight = ctx.saved_tensors
-    alpha, gamma, smoothing = ctx.numbers
+    alpha, gamma, smoothing, form = ctx.settings
     if grad.dim() > 0 and grad.numel() > 0 and not any(grad.stride()):
         # The gradient of a sum taken outside: one number, not a tensor of the size of the logits.
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         grad = grad[(0,) * grad.dim()].to(wide)
     d_logits = _ops.sigmoid_focal_loss_backward(
-        grad, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing
+        grad, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing, form
     )
-    return d_logits, None, None, None, None, None, None
+    return d_logits, *[None] * 7
 
 
 for _name in ("sigmoid_focal_loss", "sigmoid_focal_loss_sum"):
     torch.library.register_autograd(f"focaldet::{_name}", _backward, setup_context=_save)
 
 
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *inputs, divisor = inputs
+    _save(ctx, tuple(inputs), output[0])
+    ctx.save_for_backward(*ctx.to_save, divisor, output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _saved_gradient(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    *inputs, divisor, gradient = ctx.saved_tensors
+    if grad is None:
+        d_logits = None
+    elif torch.is_grad_enabled():  # to be differentiated again: computed anew
+        logits, targets, class_alpha, class_weight = inputs
+        alpha, gamma, smoothing, form = ctx.settings
+        grad = grad if divisor is None else grad / divisor
+        d_logits = _ops.sigmoid_focal_loss_backward(
+            grad, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing, form
+        )
+    else:
+        d_logits = times(gradient, grad)
+    return d_logits, *[None] * 8
+
+
+torch.library.register_autograd(
+    "focaldet::sigmoid_focal_loss_sum_and_gradient", _saved_gradient, setup_context=_save_gradient
+)
+
+
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing = inputs
+    grad, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing, form = inputs
     ctx.save_for_backward(grad, logits, targets, class_alpha, class_weight)
-    ctx.numbers = alpha, gamma, smoothing
+    ctx.settings = alpha, gamma, smoothing, form
 
 
 def _second_backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
     grad, logits, targets, class_alpha, class_weight = ctx.saved_tensors
-    alpha, gamma, smoothing = ctx.numbers
+    alpha, gamma, smoothing, form = ctx.settings
     first = _ops.sigmoid_focal_loss_backward(
-        d_output, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing
+        d_output, logits, targets, alpha, gamma, class_alpha, class_weight, smoothing, form
     )
     d_grad = first.to(grad.dtype) if grad.dim() == logits.dim() else first.sum(dtype=grad.dtype)
     balance = alpha if class_alpha is None else class_alpha
     d_logits = reference.sigmoid_focal_loss_second_backward(
-        grad * d_output, logits, targets, balance, gamma, class_weight, smoothing
+        grad * d_output, logits, targets, balance, gamma, class_weight, smoothing, form
     )
-    return d_grad, d_logits, None, None, None, None, None, None
+    return d_grad, d_logits, *[None] * 7
 
 
 torch.library.register_autograd(
