@@ -9,18 +9,27 @@ all names that others use are here. `anchors` is a `focaldet.Anchors`, or, for m
 
 from ._common import BACKGROUND, BETWEEN, IGNORED
 from .anchors import flatten_maps, generate_anchors
+from .box_loss import box_losses
 from .boxes import MAX_LOG_SCALE, box_area, box_iou, decode_boxes, encode_boxes
 from .focal_loss import (
     count_targets,
     dense_targets,
+    quality_focal_loss,
     sigmoid_focal_loss,
     sigmoid_focal_loss_backward,
     sigmoid_focal_loss_second_backward,
+    varifocal_loss,
 )
 from .match import count_foreground, match_anchors
 from .nms import batched_nms, nms, nms_padded
 from .postprocess import retinanet_postprocess
-from .training import box_distance, retinanet_loss
+from .softmax_focal_loss import (
+    count_rows,
+    softmax_focal_loss,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_second_backward,
+)
+from .training import retinanet_loss
 
 __all__ = [
     "BACKGROUND",
@@ -29,9 +38,10 @@ __all__ = [
     "MAX_LOG_SCALE",
     "batched_nms",
     "box_area",
-    "box_distance",
     "box_iou",
+    "box_losses",
     "count_foreground",
+    "count_rows",
     "count_targets",
     "decode_boxes",
     "dense_targets",
@@ -41,9 +51,14 @@ __all__ = [
     "match_anchors",
     "nms",
     "nms_padded",
+    "quality_focal_loss",
     "retinanet_loss",
     "retinanet_postprocess",
     "sigmoid_focal_loss",
     "sigmoid_focal_loss_backward",
     "sigmoid_focal_loss_second_backward",
+    "softmax_focal_loss",
+    "softmax_focal_loss_backward",
+    "softmax_focal_loss_second_backward",
+    "varifocal_loss",
 ]

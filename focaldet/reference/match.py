@@ -22,11 +22,25 @@ def match_anchors(
 ) -> Tensor:  # int32 [B, n_anchors]
     """The row of each anchor's box within its image, -1 background, -2 between the thresholds.
 
-    An anchor takes its best box (ties: the lowest row). IoU >= fg_iou is foreground, < bg_iou is
-    background. A box's best anchors (IoU equal to the best of that box, and above 0) are foreground
-    below the threshold too: under "torchvision" each keeps its own best box (Matcher with
-    allow_low_quality_matches), under "mmdet" it goes to that box, the last such box winning
-    (MaxIoUAssigner with gt_max_assign_all), under "none" there is no such rule (the paper).
+    IoUs are float32, thresholds are rounded to it. An anchor's best box is the one of the greatest
+    IoU, the lowest row if several have it. From fg_iou on (inclusive) the anchor is foreground;
+    below bg_iou (exclusive) it is background.
+
+    Low quality: an anchor is claimed by each box whose best anchor it is: its IoU with the box
+    equals the greatest that any anchor has with it, so that equals are claimed together. Then,
+    whatever its IoU,
+
+    - "torchvision" (Matcher with allow_low_quality_matches; detectron2 likewise): a claimed anchor
+      is matched with its own best box, which need not be the one that claims it;
+    - "mmdet" (MaxIoUAssigner with match_low_quality, gt_max_assign_all and min_pos_iou = 0): it is
+      matched with the box that claims it, of several the one of the highest row, even if its own
+      best box is another and of IoU >= fg_iou;
+    - "none": nothing (the paper).
+
+    Apart from both on purpose: a box that overlaps no anchor claims none. There 0 equals the best
+    IoU, and every anchor that the box misses would be foreground. Union 0 (IoU NaN) counts as no
+    overlap; mmdet divides by max(union, 1e-6). mmdet writes 0 for background, -1 for between the
+    thresholds and i + 1 for box i.
     """
     table = _anchor_tensor(anchors, gt_boxes.device)
     rows = []

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._common import BACKGROUND, BETWEEN, IGNORED, wide
 from .anchors import flatten_maps, generate_anchors
-from .boxes import encode_boxes
+from .box_loss import box_losses
 from .focal_loss import sigmoid_focal_loss
 from .match import match_anchors
 
@@ -33,7 +32,11 @@ def retinanet_loss(
     normalizer: str | Tensor = "batch",
 ) -> tuple[Tensor, Tensor, Tensor]:  # classification, box_regression, n_foreground
     """Focal loss over all anchors and box loss over the foreground, both divided by the number of
-    foreground anchors: of the batch ("batch"), of each image, then averaged ("image"), or given."""
+    foreground anchors: of the batch ("batch"), of each image, then averaged ("image"), or given.
+
+    A gt label outside [0, K) is no class: its anchors are ignored by the classification, and
+    foreground for the box loss (`box_losses`) and the count.
+    """
     per_position = len(anchors.cell_anchors[0])
     logits = flatten_maps(cls_logits, per_position)
     deltas = flatten_maps(box_deltas, per_position)
@@ -42,11 +45,15 @@ def retinanet_loss(
     labels = torch.where(matches == BETWEEN, IGNORED, BACKGROUND)
     foreground = matches >= 0
     row = (matches + gt_splits[:-1, None])[foreground]
-    labels[foreground] = gt_labels[row]
+    label = gt_labels[row]
+    known = (label >= 0) & (label < logits.shape[-1])
+    labels[foreground] = torch.where(known, label, IGNORED)
     classification = sigmoid_focal_loss(logits, labels, alpha, gamma)
-    target = encode_boxes(gt_boxes[row], table.expand(len(matches), -1, 4)[foreground])
-    regression = torch.zeros_like(deltas, dtype=wide(deltas).dtype)
-    regression[foreground] = box_distance(deltas[foreground], target, box_loss, beta)
+    located = table.expand(len(matches), -1, 4)[foreground]
+    regression = torch.zeros_like(deltas[..., 0], dtype=wide(deltas).dtype)
+    regression[foreground] = box_losses(
+        deltas[foreground], located, gt_boxes[row], box_loss, beta
+    ).to(regression.dtype)
     per_image = foreground.sum(dim=1)
     if isinstance(normalizer, str) and normalizer == "image":
         scale = per_image.clamp(min=1) * max(1, len(per_image))
@@ -55,11 +62,4 @@ def retinanet_loss(
     else:
         scale = normalizer
     classification = (wide(classification).sum(dim=(1, 2)) / scale).sum()
-    return classification, (regression.sum(dim=(1, 2)) / scale).sum(), per_image.sum()
-
-
-def box_distance(deltas: Tensor, target: Tensor, box_loss: str, beta: float) -> Tensor:
-    """Elementwise |d| ("l1"), or quadratic below beta ("smooth_l1"; Girshick 2015, beta = 1)."""
-    if box_loss == "l1" or beta == 0:
-        return (wide(deltas) - target).abs()
-    return F.smooth_l1_loss(wide(deltas), target, reduction="none", beta=beta)
+    return classification, (regression.sum(dim=1) / scale).sum(), per_image.sum()
