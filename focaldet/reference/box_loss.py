@@ -71,4 +71,4 @@ def _ciou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _angle(boxes: Tensor) -> Tensor:
-    return torch.atan((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
+    return torch.atan2(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
