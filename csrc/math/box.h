@@ -24,12 +24,16 @@ template <class T>
 FD_HD T max_(T a, T b) {
   return a < b ? b : a;
 }
+template <class T>
+FD_HD T positive_part(T x) {
+  return max_(x, T(0));
+}
 
 template <class T>
 FD_HD T intersection(const Box<T>& a, const Box<T>& b) {
   const T width = min_(a.x2, b.x2) - max_(a.x1, b.x1);
   const T height = min_(a.y2, b.y2) - max_(a.y1, b.y1);
-  return max_(width, T(0)) * max_(height, T(0));
+  return positive_part(width) * positive_part(height);
 }
 
 // The areas are arguments because every caller compares one box with many.

@@ -46,8 +46,8 @@ FD_HD N overlap_loss(BoxLoss kind, const Box<N>& box, const Box<T>& gt) {
   const N dy = (box.y1 + box.y2 - (gt.y1 + gt.y2)) * T(0.5);
   const N distant = T(1) - overlap + (dx * dx + dy * dy) / diagonal;
   if (kind == BoxLoss::diou) return distant;
-  const T gt_angle = std::atan((gt.x2 - gt.x1) / (gt.y2 - gt.y1));
-  const N turn = gt_angle - atan_((box.x2 - box.x1) / (box.y2 - box.y1));
+  const T gt_angle = std::atan2(gt.x2 - gt.x1, gt.y2 - gt.y1);
+  const N turn = gt_angle - atan2_(box.x2 - box.x1, box.y2 - box.y1);
   const N v = turn * turn * T(0.40528473456935109);                              // 4 / pi^2
   const T trade = value_of(v) / (T(1) - value_of(overlap) + value_of(v) + eps);  // a constant
   return distant + v * trade;

@@ -52,10 +52,6 @@ FD_DUAL_OPERATOR(/, a.value / b.value, T(1) / b.value, -a.value / b.value / b.va
 #undef FD_DUAL_OPERATOR
 
 template <class T>
-FD_HD bool operator<(const Dual<T>& a, const Dual<T>& b) {
-  return a.value < b.value;
-}
-template <class T>
 FD_HD bool operator>(const Dual<T>& a, T b) {
   return a.value > b;
 }
@@ -66,9 +62,30 @@ FD_HD Dual<T> exp_(const Dual<T>& x) {
   return chain(e, e, x);
 }
 
+// The angle of (x, y), the ratio y / x of sides without the quotient: empty boxes have one, too.
 template <class T>
-FD_HD Dual<T> atan_(const Dual<T>& x) {
-  return chain(static_cast<T>(std::atan(x.value)), T(1) / (T(1) + x.value * x.value), x);
+FD_HD Dual<T> atan2_(const Dual<T>& y, const Dual<T>& x) {
+  const T length = y.value * y.value + x.value * x.value + std::numeric_limits<T>::min();
+  return chain(static_cast<T>(std::atan2(y.value, x.value)), x.value / length, y, -y.value / length,
+               x);
+}
+
+// Where both are equal, the slope is half of each, as in torch: a perfect box is pushed nowhere.
+template <class T>
+FD_HD Dual<T> min_(const Dual<T>& a, const Dual<T>& b) {
+  if (a.value == b.value) return chain(a.value, T(0.5), a, T(0.5), b);
+  return b.value < a.value ? b : a;
+}
+template <class T>
+FD_HD Dual<T> max_(const Dual<T>& a, const Dual<T>& b) {
+  if (a.value == b.value) return chain(a.value, T(0.5), a, T(0.5), b);
+  return a.value < b.value ? b : a;
+}
+
+// x where it is above 0. At 0 it is flat, as torchvision's intersection of boxes that touch is.
+template <class T>
+FD_HD Dual<T> positive_part(const Dual<T>& x) {
+  return x.value <= T(0) ? Dual<T>(T(0)) : x;
 }
 
 template <class T>

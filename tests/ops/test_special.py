@@ -5,19 +5,13 @@ They are not visible from Python, so a small program (special_accuracy.cpp) incl
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
+import headers
 import pytest
 
-from focaldet import _C
-
 HERE = Path(__file__).resolve().parent
-CSRC = HERE.parents[1] / "csrc"
-# setup.py's, since what the compiler may do to the arithmetic is half of the claim.
-FLAGS = "-O3 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -pthread".split()
 
 # Largest errors that the header claims, in units of the last place.
 CLAIMED = {"exp": 1.0, "sigmoid": 2.0, "log1p_unit": 2.0}
@@ -25,18 +19,7 @@ CLAIMED = {"exp": 1.0, "sigmoid": 2.0, "log1p_unit": 2.0}
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("c++")
-    if compiler is None or shutil.which(compiler) is None:
-        pytest.skip("no C++ compiler")
-    if not CSRC.is_dir():
-        pytest.skip("the C++ sources are not beside the tests")
-    path = tmp_path_factory.mktemp("special") / "special_accuracy"
-    simd = [] if _C.simd_level == "scalar" else ["-mavx2", "-mfma"]
-    source = str(HERE / "special_accuracy.cpp")
-    build = [compiler, *FLAGS, *simd, f"-I{CSRC}", source, "-o", str(path)]
-    done = subprocess.run(build, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return path
+    return headers.program(HERE / "special_accuracy.cpp", tmp_path_factory.mktemp("special"))
 
 
 def run(program: Path, stride: int) -> list[list[str]]:
