@@ -68,6 +68,13 @@ inline void check_per_class(const Tensor& table, int64_t classes, const char* na
            " must have one value per class");
 }
 
+inline void check_ground_truth(const Tensor& gt_boxes, const Tensor& gt_splits) {
+  FD_CHECK(gt_boxes.dim() == 2 && gt_boxes.size(1) == 4, "gt_boxes must be [T, 4]");
+  FD_CHECK(
+      gt_splits.dim() == 1 && gt_splits.size(0) >= 1 && gt_splits.scalar_type() == ScalarType::Long,
+      "gt_splits must be int64 [B + 1]");
+}
+
 inline void check_nms(const Tensor& boxes, const Tensor& scores, const char* op) {
   FD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op, ": boxes must be [N, 4]");
   FD_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": scores must be [N]");

@@ -1,186 +1,189 @@
 // Anchors to ground truth on the CPU: streams over blocks of anchors, never an IoU matrix.
 //
 // Pass 1 gives each anchor its best box and each box its best IoU (a maximum over threads' maxima,
-// so the schedule cannot change it); pass 2 applies the thresholds, and lets the anchors that reach
-// a box's best IoU be matched below them. Two IoU evaluations per pair and O(anchors + boxes)
-// memory; anchors of a grid are computed block by block.
+// so the schedule cannot change it). Pass 2 lets the anchors that reach a box's best IoU be matched
+// below the thresholds. A pair is evaluated only where the box reaches into the hull of the
+// anchor's block, and their areas allow an IoU that matters. Beside the result, memory of O(boxes).
+#include "match.h"
+
 #include <algorithm>
 #include <mutex>
-#include <string>
 #include <vector>
 
-#include "../anchor_grid.h"
-#include "../stable.h"
-#include "simd.h"
+#include "anchor_blocks.h"
 
 namespace focaldet {
 namespace {
 
-constexpr int64_t kBlock = 512;  // anchors
 constexpr int32_t kBackground = -1, kBetween = -2;
 
-enum class LowQuality { none, torchvision, mmdet };
-
-LowQuality parse(const std::string& name) {
-  if (name == "none") return LowQuality::none;
-  if (name == "torchvision") return LowQuality::torchvision;
-  FD_CHECK(name == "mmdet", "match_anchors: low_quality is none, torchvision or mmdet");
-  return LowQuality::mmdet;
-}
-
-// A block of anchors as a structure of arrays.
-struct AnchorBlock {
-  float x1[kBlock], y1[kBlock], x2[kBlock], y2[kBlock], areas[kBlock];
-
-  Box<float> box(int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
-  void set(int64_t i, const Box<float>& b) {
-    x1[i] = b.x1;
-    y1[i] = b.y1;
-    x2[i] = b.x2;
-    y2[i] = b.y2;
-    areas[i] = area(b);
-  }
+// All ground truth, and the rows [split[i], split[i + 1]) of each image.
+struct Truth {
+  const Box<float>* boxes;
+  const int64_t* split;
+  int64_t images;
 };
 
-// Where anchors come from: rows of a tensor, or indices into a grid.
-class AnchorSource {
- public:
-  AnchorSource(const float* rows, int64_t n, const AnchorTable& table)
-      : rows_(rows), count_(rows != nullptr ? n : table.count()), table_(table) {}
+constexpr int64_t kGroup = 16;  // blocks that are sifted together first
 
-  int64_t count() const { return count_; }
+// A box of an image that may overlap anchors of a block, and by how much at most.
+struct Near {
+  int64_t t;
+  float bound;
+};
 
-  void load(int64_t first, int64_t n, AnchorBlock& block) const {
-    if (rows_ != nullptr) {
-      for (int64_t i = 0; i < n; ++i) {
-        const float* row = rows_ + 4 * (first + i);
-        block.set(i, {row[0], row[1], row[2], row[3]});
-      }
-      return;
+// visit(image, span, near) for every block of the groups [begin, end), every image, and its boxes
+// that reach into the block, in order.
+template <class Visit>
+void for_each_block(const AnchorBlocks& anchors, const Truth& truth, bool everything, int64_t begin,
+                    int64_t end, Visit&& visit) {
+  std::vector<Near> near_group, near;
+  Extent blocks[kGroup];
+  for (int64_t group = begin; group < end; ++group) {
+    const int64_t b = group * kGroup, count = std::min(kGroup, anchors.blocks() - b);
+    Extent whole;
+    for (int64_t i = 0; i < count; ++i) {
+      blocks[i] = anchors.extent(b + i);
+      whole.add(blocks[i].hull);
     }
-    size_t l = table_.levels.size() - 1;
-    while (table_.levels[l].first > first) --l;
-    for (int64_t i = 0; i < n;) {
-      const AnchorTable::Level& level = table_.levels[l];
-      int64_t index = first + i - level.first;
-      const int64_t size = level.grid.height * level.grid.width * table_.cells;
-      if (index >= size) {
-        ++l;
-        continue;
+    const auto sift = [&](const Extent& extent, int64_t t, std::vector<Near>& into) {
+      const Box<float>&gt = truth.boxes[t], &hull = extent.hull;
+      const bool meets =
+          (gt.x1 < hull.x2) & (gt.x2 > hull.x1) & (gt.y1 < hull.y2) & (gt.y2 > hull.y1);
+      if (meets || everything) into.push_back({t, 1.0001f * extent.iou_bound(gt, area(gt))});
+    };
+    for (int64_t image = 0; image < truth.images; ++image) {
+      near_group.clear();
+      for (int64_t t = truth.split[image]; t < truth.split[image + 1]; ++t) {
+        sift(whole, t, near_group);
       }
-      int64_t a = index % table_.cells, x = index / table_.cells % level.grid.width;
-      int64_t y = index / table_.cells / level.grid.width;
-      for (; i < n && index < size; ++i, ++index) {
-        block.set(i, anchor_at(level.grid, y, x, level.cell(a)));
-        if (++a == table_.cells) {
-          a = 0;
-          if (++x == level.grid.width) {
-            x = 0;
-            ++y;
-          }
+      for (int64_t i = 0; i < count; ++i) {
+        near.clear();
+        for (const Near& each : near_group) sift(blocks[i], each.t, near);
+        visit(image, b + i, near);
+      }
+    }
+  }
+}
+
+// IoU of a box with every anchor of a block, the best box of each anchor (the first of equals), and
+// the largest IoU of the box.
+struct alignas(64) Best {
+  float with[kAnchorBlock], overlap[kAnchorBlock];
+  int32_t row[kAnchorBlock];
+
+  void reset() {
+    std::fill(overlap, overlap + kAnchorBlock, -1.0f);
+    std::fill(row, row + kAnchorBlock, kBackground);
+  }
+
+  float meet(const AnchorBlock& block, const Box<float>& gt, int32_t t) {
+    const float gt_area = area(gt);
+    float largest[16] = {};
+    vectorised([&]() FD_SIMD_LAMBDA {
+      for (int64_t i = 0; i < kAnchorBlock; ++i) {
+        with[i] = iou(gt, gt_area, block.box(i), block.areas[i]);
+      }
+      for (int64_t i = 0; i < kAnchorBlock; ++i) {
+        const bool better = with[i] > overlap[i];
+        overlap[i] = better ? with[i] : overlap[i];
+        row[i] = better ? t : row[i];
+      }
+      for (int64_t i = 0; i < kAnchorBlock; i += 16) {
+        for (int64_t lane = 0; lane < 16; ++lane) {
+          largest[lane] = max_(largest[lane], with[i + lane]);
         }
       }
-    }
+      for (int64_t half = 8; half > 0; half /= 2) {
+        for (int64_t lane = 0; lane < half; ++lane) {
+          largest[lane] = max_(largest[lane], largest[lane + half]);
+        }
+      }
+    });
+    return largest[0];
   }
-
- private:
-  const float* rows_;
-  int64_t count_;
-  const AnchorTable& table_;
 };
 
-// IoU of one box with every anchor of a block.
-void block_iou(const AnchorBlock& block, int64_t n, const Box<float>& gt, float gt_area,
-               float* result) {
-  vectorised([&]() FD_SIMD_LAMBDA {
-    for (int64_t i = 0; i < n; ++i) result[i] = iou(gt, gt_area, block.box(i), block.areas[i]);
-  });
-}
-
-float largest(const float* values, int64_t n) {
-  float lanes[16] = {};
-  vectorised([&]() FD_SIMD_LAMBDA {
-    for (int64_t i = 0; i + 16 <= n; i += 16) {
-      for (int64_t lane = 0; lane < 16; ++lane) {
-        lanes[lane] = max_(lanes[lane], values[i + lane]);
-      }
-    }
-  });
-  for (int64_t i = n / 16 * 16; i < n; ++i) lanes[0] = max_(lanes[0], values[i]);
-  return *std::max_element(lanes, lanes + 16);
-}
-
-struct Rules {
-  float fg_iou, bg_iou;
-  LowQuality low_quality;
-};
-
-void match_image(const AnchorSource& anchors, const Box<float>* gts, int64_t num_gts,
-                 const Rules& rules, int32_t* out) {
-  const int64_t total = anchors.count(), blocks = (total + kBlock - 1) / kBlock;
-  std::vector<float> gt_areas(num_gts), best_of_gt(num_gts, 0.0f);
-  for (int64_t t = 0; t < num_gts; ++t) gt_areas[t] = area(gts[t]);
-  std::vector<float> best_iou(total, -1.0f);
-  std::fill(out, out + total, kBackground);
+void best_boxes(const AnchorBlocks& anchors, const Truth& truth, const MatchRules& rules,
+                std::vector<float>& best_of_gt, int32_t* out) {
   std::mutex merging;
-
-  torch::stable::parallel_for(0, blocks, 8, [&](int64_t begin, int64_t end) {
+  const int64_t groups = (anchors.blocks() + kGroup - 1) / kGroup;
+  // An IoU of 0 decides nothing, but where it is not below bg_iou.
+  const bool everything = !(rules.bg_iou > 0.0f);
+  torch::stable::parallel_for(0, groups, 4, [&](int64_t begin, int64_t end) {
     AnchorBlock block;
-    float overlap[kBlock];
-    std::vector<float> best_here(num_gts, 0.0f);
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = b * kBlock, n = std::min(kBlock, total - first);
-      float* best = best_iou.data() + first;
-      int32_t* best_gt = out + first;
-      anchors.load(first, n, block);
-      for (int64_t t = 0; t < num_gts; ++t) {
-        block_iou(block, n, gts[t], gt_areas[t], overlap);
-        vectorised([&]() FD_SIMD_LAMBDA {
-          for (int64_t i = 0; i < n; ++i) {
-            const bool better = overlap[i] > best[i];  // the first of equals stays
-            best[i] = better ? overlap[i] : best[i];
-            best_gt[i] = better ? static_cast<int32_t>(t) : best_gt[i];
+    Best best;
+    int64_t loaded = -1;
+    std::vector<float> best_here = best_of_gt;
+    for_each_block(
+        anchors, truth, everything, begin, end,
+        [&](int64_t image, int64_t b, const std::vector<Near>& near) {
+          const auto [first, n] = anchors.span(b);
+          int32_t* match = out + image * anchors.anchors() + first;
+          bool any = false;
+          for (const Near& each : near) {
+            // Neither above the background nor the best of the box: of no consequence.
+            if (!(each.bound >= rules.bg_iou || each.bound >= best_here[each.t] || everything))
+              continue;
+            if (loaded != b) anchors.load(b, block);
+            loaded = b;
+            if (!any) best.reset();
+            any = true;
+            const int32_t row = static_cast<int32_t>(each.t - truth.split[image]);
+            best_here[each.t] = max_(best_here[each.t], best.meet(block, truth.boxes[each.t], row));
           }
-        });
-        best_here[t] = max_(best_here[t], largest(overlap, n));
-      }
-    }
-    const std::lock_guard<std::mutex> lock(merging);
-    for (int64_t t = 0; t < num_gts; ++t) best_of_gt[t] = max_(best_of_gt[t], best_here[t]);
-  });
-
-  torch::stable::parallel_for(0, blocks, 8, [&](int64_t begin, int64_t end) {
-    AnchorBlock block;
-    float overlap[kBlock];
-    int32_t claimed[kBlock];
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = b * kBlock, n = std::min(kBlock, total - first);
-      std::fill(claimed, claimed + n, kBackground);
-      if (rules.low_quality != LowQuality::none) {
-        anchors.load(first, n, block);
-        for (int64_t t = 0; t < num_gts; ++t) {
-          const float most = best_of_gt[t];
-          if (!(most > 0.0f)) continue;  // a box that overlaps no anchor claims none
-          block_iou(block, n, gts[t], gt_areas[t], overlap);
+          if (!any) {
+            std::fill(match, match + n, kBackground);
+            return;
+          }
           vectorised([&]() FD_SIMD_LAMBDA {
             for (int64_t i = 0; i < n; ++i) {
-              claimed[i] = overlap[i] == most ? static_cast<int32_t>(t) : claimed[i];
+              const int32_t weak = best.overlap[i] >= rules.fg_iou ? best.row[i] : kBetween;
+              match[i] = (best.overlap[i] < rules.bg_iou) | (best.row[i] < 0) ? kBackground : weak;
             }
           });
-        }
-      }
-      for (int64_t i = 0; i < n; ++i) {
-        const float best = best_iou[first + i];
-        int32_t& match = out[first + i];
-        if (claimed[i] >= 0) {
-          match = rules.low_quality == LowQuality::mmdet ? claimed[i] : match;
-        } else if (best < rules.bg_iou || match < 0) {
-          match = kBackground;
-        } else if (!(best >= rules.fg_iou)) {
-          match = kBetween;
-        }
-      }
+        });
+    const std::lock_guard<std::mutex> lock(merging);
+    for (size_t t = 0; t < best_of_gt.size(); ++t) {
+      best_of_gt[t] = max_(best_of_gt[t], best_here[t]);
     }
+  });
+}
+
+// Only few blocks hold an anchor that may be the best of a box. A box that overlaps no anchor
+// claims none.
+void claim(const AnchorBlocks& anchors, const Truth& truth, const MatchRules& rules,
+           const std::vector<float>& best_of_gt, int32_t* out) {
+  const int64_t groups = (anchors.blocks() + kGroup - 1) / kGroup;
+  torch::stable::parallel_for(0, groups, 4, [&](int64_t begin, int64_t end) {
+    AnchorBlock block;
+    Best best;
+    int32_t claimed[kAnchorBlock];
+    for_each_block(anchors, truth, false, begin, end,
+                   [&](int64_t image, int64_t b, const std::vector<Near>& near) {
+                     const auto may_claim = [&](const Near& each) {
+                       return best_of_gt[each.t] > 0.0f && each.bound >= best_of_gt[each.t];
+                     };
+                     if (std::none_of(near.begin(), near.end(), may_claim)) return;
+                     anchors.load(b, block);
+                     best.reset();
+                     std::fill(claimed, claimed + kAnchorBlock, kBackground);
+                     for (const Near& each : near) {
+                       const int32_t row = static_cast<int32_t>(each.t - truth.split[image]);
+                       const float most = best_of_gt[each.t];
+                       if (best.meet(block, truth.boxes[each.t], row) != most || !(most > 0.0f))
+                         continue;
+                       for (int64_t i = 0; i < kAnchorBlock; ++i) {
+                         if (best.with[i] == most) claimed[i] = row;  // the last box stays
+                       }
+                     }
+                     const auto [first, n] = anchors.span(b);
+                     int32_t* match = out + image * anchors.anchors() + first;
+                     for (int64_t i = 0; i < n; ++i) {
+                       if (claimed[i] < 0) continue;
+                       match[i] = rules.low_quality == LowQuality::mmdet ? claimed[i] : best.row[i];
+                     }
+                   });
   });
 }
 
@@ -188,33 +191,10 @@ Tensor match_anchors(const std::optional<Tensor>& anchors, const std::vector<dou
                      const std::vector<int64_t>& feature_sizes, const std::vector<int64_t>& strides,
                      double offset, const Tensor& gt_boxes, const Tensor& gt_splits, double fg_iou,
                      double bg_iou, const std::string& low_quality) {
-  const Rules rules{static_cast<float>(fg_iou), static_cast<float>(bg_iou), parse(low_quality)};
-  FD_CHECK(gt_boxes.dim() == 2 && gt_boxes.size(1) == 4, "match_anchors: gt_boxes must be [T, 4]");
-  FD_CHECK(
-      gt_splits.dim() == 1 && gt_splits.size(0) >= 1 && gt_splits.scalar_type() == ScalarType::Long,
-      "match_anchors: gt_splits must be int64 [B + 1]");
   const AnchorTable table(cell_anchors, feature_sizes, strides, offset);
-  std::optional<Tensor> rows;
-  if (anchors) {
-    FD_CHECK(anchors->dim() == 2 && anchors->size(1) == 4, "match_anchors: anchors must be [n, 4]");
-    rows = dense(*anchors, ScalarType::Float);
-  }
-  const AnchorSource source(rows ? rows->const_data_ptr<float>() : nullptr,
-                            rows ? rows->size(0) : 0, table);
-  const Tensor boxes = dense(gt_boxes, ScalarType::Float), splits = dense(gt_splits);
-  const auto* gts = reinterpret_cast<const Box<float>*>(boxes.const_data_ptr<float>());
-  const int64_t* split = splits.const_data_ptr<int64_t>();
-  const int64_t images = splits.size(0) - 1, total_boxes = boxes.size(0);
-
-  Tensor matches = empty({images, source.count()}, ScalarType::Int, gt_boxes);
-  int32_t* out = matches.mutable_data_ptr<int32_t>();
-  for (int64_t image = 0; image < images; ++image) {
-    const int64_t from = split[image], to = split[image + 1];
-    FD_CHECK(0 <= from && from <= to && to <= total_boxes,
-             "match_anchors: gt_splits must ascend from 0 to at most the number of boxes");
-    match_image(source, gts + from, to - from, rules, out + image * source.count());
-  }
-  return matches;
+  return match(
+      table, anchors, gt_boxes, gt_splits,
+      {static_cast<float>(fg_iou), static_cast<float>(bg_iou), low_quality_rule(low_quality)});
 }
 
 Tensor count_foreground(const std::optional<Tensor>& anchors,
@@ -236,6 +216,33 @@ Tensor count_foreground(const std::optional<Tensor>& anchors,
 }
 
 }  // namespace
+
+Tensor match(const AnchorTable& table, const std::optional<Tensor>& anchors, const Tensor& gt_boxes,
+             const Tensor& gt_splits, const MatchRules& rules) {
+  check_ground_truth(gt_boxes, gt_splits);
+  std::optional<Tensor> rows;
+  if (anchors) {
+    FD_CHECK(anchors->dim() == 2 && anchors->size(1) == 4, "match_anchors: anchors must be [n, 4]");
+    rows = dense(*anchors, ScalarType::Float);
+  }
+  const AnchorBlocks blocks(rows ? rows->const_data_ptr<float>() : nullptr,
+                            rows ? rows->size(0) : 0, table);
+  const Tensor boxes = dense(gt_boxes, ScalarType::Float), splits = dense(gt_splits);
+  const Truth truth{reinterpret_cast<const Box<float>*>(boxes.const_data_ptr<float>()),
+                    splits.const_data_ptr<int64_t>(), splits.size(0) - 1};
+  for (int64_t image = 0; image < truth.images; ++image) {
+    const int64_t from = truth.split[image], to = truth.split[image + 1];
+    FD_CHECK(0 <= from && from <= to && to <= boxes.size(0),
+             "gt_splits must ascend from 0 to at most the number of boxes");
+  }
+  Tensor matches = empty({truth.images, blocks.anchors()}, ScalarType::Int, gt_boxes);
+  int32_t* out = matches.mutable_data_ptr<int32_t>();
+  std::vector<float> best_of_gt(boxes.size(0));
+  for (int64_t t = 0; t < boxes.size(0); ++t) best_of_gt[t] = blocks.near_iou(truth.boxes[t]);
+  best_boxes(blocks, truth, rules, best_of_gt, out);
+  if (rules.low_quality != LowQuality::none) claim(blocks, truth, rules, best_of_gt, out);
+  return matches;
+}
 
 STABLE_TORCH_LIBRARY_IMPL(focaldet, CPU, m) {
   m.impl("match_anchors", TORCH_BOX(&match_anchors));

@@ -15,9 +15,14 @@ struct AnchorLevel {
   float offset;
 };
 
+// How far position x, or y, moves a cell anchor.
+FD_HD float anchor_shift(int64_t position, float offset, float stride) {
+  return (static_cast<float>(position) + offset) * stride;
+}
+
 FD_HD Box<float> anchor_at(const AnchorLevel& level, int64_t y, int64_t x, const float* cell) {
-  const float shift_x = (static_cast<float>(x) + level.offset) * level.stride_x;
-  const float shift_y = (static_cast<float>(y) + level.offset) * level.stride_y;
+  const float shift_x = anchor_shift(x, level.offset, level.stride_x);
+  const float shift_y = anchor_shift(y, level.offset, level.stride_y);
   return {cell[0] + shift_x, cell[1] + shift_y, cell[2] + shift_x, cell[3] + shift_y};
 }
 

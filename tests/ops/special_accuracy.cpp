@@ -110,6 +110,9 @@ int main(int, char** argv) {
       "exp", -INFINITY, INFINITY, {-105.0f, 88.72f, kTiny}, stride, [](float x) { return exp_(x); },
       [](double x) { return std::exp(x); });
   report(
+      "exp_minus_abs", -INFINITY, 0.0f, {-105.0f, 0.0f, kTiny}, stride,
+      [](float x) { return exp_minus_abs(x); }, [](double x) { return std::exp(x); });
+  report(
       "sigmoid", -INFINITY, INFINITY, {-87.3f, 20.0f, kTiny}, stride,
       [](float x) { return sigmoid(x); }, [](double x) { return 1 / (1 + std::exp(-x)); });
   report(

@@ -105,10 +105,16 @@ def test_logits_that_need_no_gradient_get_none(device: torch.device) -> None:
 def test_opcheck(form: str, dtype: torch.dtype, weighted: bool, device: torch.device) -> None:
     x, t = case(form, device, dtype)
     weight = torch.rand(4, device=device) if weighted else None
-    rest = (0.0, 1.5, weight, weight, 0.1) if weighted else (0.25, 2.0, None, None, 0.0)
+    rest = (
+        (0.0, 1.5, weight, weight, 0.1, "focal")
+        if weighted
+        else (0.25, 2.0, None, None, 0.0, "focal")
+    )
     ops = torch.ops.focaldet
     torch.library.opcheck(ops.sigmoid_focal_loss, (x, t, *rest))
     torch.library.opcheck(ops.sigmoid_focal_loss_sum, (x, t, *rest))
+    divisor = torch.tensor(3, device=device) if weighted else None
+    torch.library.opcheck(ops.sigmoid_focal_loss_sum_and_gradient, (x, t, *rest, divisor))
     grad = torch.rand_like(x) if form == "labels" else torch.rand((), device=device)
     torch.library.opcheck(ops.sigmoid_focal_loss_backward, (grad, x, t, *rest))
 
