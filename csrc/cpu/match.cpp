@@ -115,34 +115,27 @@ void best_boxes(const AnchorBlocks& anchors, const Truth& truth, const MatchRule
     Best best;
     int64_t loaded = -1;
     std::vector<float> best_here = best_of_gt;
-    for_each_block(
-        anchors, truth, everything, begin, end,
-        [&](int64_t image, int64_t b, const std::vector<Near>& near) {
-          const auto [first, n] = anchors.span(b);
-          int32_t* match = out + image * anchors.anchors() + first;
-          bool any = false;
-          for (const Near& each : near) {
-            // Neither above the background nor the best of the box: of no consequence.
-            if (!(each.bound >= rules.bg_iou || each.bound >= best_here[each.t] || everything))
-              continue;
-            if (loaded != b) anchors.load(b, block);
-            loaded = b;
-            if (!any) best.reset();
-            any = true;
-            const int32_t row = static_cast<int32_t>(each.t - truth.split[image]);
-            best_here[each.t] = max_(best_here[each.t], best.meet(block, truth.boxes[each.t], row));
-          }
-          if (!any) {
-            std::fill(match, match + n, kBackground);
-            return;
-          }
-          vectorised([&]() FD_SIMD_LAMBDA {
-            for (int64_t i = 0; i < n; ++i) {
-              const int32_t weak = best.overlap[i] >= rules.fg_iou ? best.row[i] : kBetween;
-              match[i] = (best.overlap[i] < rules.bg_iou) | (best.row[i] < 0) ? kBackground : weak;
-            }
-          });
-        });
+    const auto visit = [&](int64_t image, int64_t b, const std::vector<Near>& near) {
+      const auto [first, n] = anchors.span(b);
+      int32_t* match = out + image * anchors.anchors() + first;
+      bool any = false;
+      for (const auto& [t, bound] : near) {
+        // Neither above the background nor the best of the box: of no consequence.
+        if (!(bound >= rules.bg_iou || bound >= best_here[t] || everything)) continue;
+        if (loaded != b) anchors.load(b, block);
+        loaded = b;
+        if (!any) best.reset();
+        any = true;
+        const int32_t row = static_cast<int32_t>(t - truth.split[image]);
+        best_here[t] = max_(best_here[t], best.meet(block, truth.boxes[t], row));
+      }
+      if (!any) return static_cast<void>(std::fill(match, match + n, kBackground));
+      for (int64_t i = 0; i < n; ++i) {
+        const int32_t strong = best.overlap[i] >= rules.fg_iou ? best.row[i] : kBetween;
+        match[i] = (best.overlap[i] < rules.bg_iou) | (best.row[i] < 0) ? kBackground : strong;
+      }
+    };
+    for_each_block(anchors, truth, everything, begin, end, visit);
     const std::lock_guard<std::mutex> lock(merging);
     for (size_t t = 0; t < best_of_gt.size(); ++t) {
       best_of_gt[t] = max_(best_of_gt[t], best_here[t]);
@@ -158,32 +151,36 @@ void claim(const AnchorBlocks& anchors, const Truth& truth, const MatchRules& ru
   torch::stable::parallel_for(0, groups, 4, [&](int64_t begin, int64_t end) {
     AnchorBlock block;
     Best best;
+    best.reset();
     int32_t claimed[kAnchorBlock];
-    for_each_block(anchors, truth, false, begin, end,
-                   [&](int64_t image, int64_t b, const std::vector<Near>& near) {
-                     const auto may_claim = [&](const Near& each) {
-                       return best_of_gt[each.t] > 0.0f && each.bound >= best_of_gt[each.t];
-                     };
-                     if (std::none_of(near.begin(), near.end(), may_claim)) return;
-                     anchors.load(b, block);
-                     best.reset();
-                     std::fill(claimed, claimed + kAnchorBlock, kBackground);
-                     for (const Near& each : near) {
-                       const int32_t row = static_cast<int32_t>(each.t - truth.split[image]);
-                       const float most = best_of_gt[each.t];
-                       if (best.meet(block, truth.boxes[each.t], row) != most || !(most > 0.0f))
-                         continue;
-                       for (int64_t i = 0; i < kAnchorBlock; ++i) {
-                         if (best.with[i] == most) claimed[i] = row;  // the last box stays
-                       }
-                     }
-                     const auto [first, n] = anchors.span(b);
-                     int32_t* match = out + image * anchors.anchors() + first;
-                     for (int64_t i = 0; i < n; ++i) {
-                       if (claimed[i] < 0) continue;
-                       match[i] = rules.low_quality == LowQuality::mmdet ? claimed[i] : best.row[i];
-                     }
-                   });
+    const auto visit = [&](int64_t image, int64_t b, const std::vector<Near>& near) {
+      const auto row_of = [&](const Near& each) {
+        return static_cast<int32_t>(each.t - truth.split[image]);
+      };
+      bool loaded = false, any = false;
+      for (const Near& each : near) {
+        const float most = best_of_gt[each.t];
+        if (!(most > 0.0f && each.bound >= most)) continue;
+        if (!loaded) anchors.load(b, block);
+        loaded = true;
+        if (best.meet(block, truth.boxes[each.t], row_of(each)) != most) continue;
+        if (!any) std::fill(claimed, claimed + kAnchorBlock, kBackground);
+        any = true;
+        for (int64_t i = 0; i < kAnchorBlock; ++i) {
+          if (best.with[i] == most) claimed[i] = row_of(each);  // the last box stays
+        }
+      }
+      if (!any) return;
+      best.reset();
+      for (const Near& each : near) best.meet(block, truth.boxes[each.t], row_of(each));
+      const auto [first, n] = anchors.span(b);
+      int32_t* match = out + image * anchors.anchors() + first;
+      for (int64_t i = 0; i < n; ++i) {
+        if (claimed[i] < 0) continue;
+        match[i] = rules.low_quality == LowQuality::mmdet ? claimed[i] : best.row[i];
+      }
+    };
+    for_each_block(anchors, truth, false, begin, end, visit);
   });
 }
 
