@@ -51,12 +51,10 @@ void for_each_row(int64_t first, int64_t n, int64_t classes, Body&& body) {
   }
 }
 
-// Elements [first, first + n).
+// Elements [first, first + n), loaded into the block.
 template <class T>
-void compute(const FocalProblem<T>& p, int64_t first, int64_t n, const T* incoming,
-             FocalBlock<T>& block, T* grad) {
+void compute(const FocalProblem<T>& p, int64_t first, int64_t n, FocalBlock<T>& block, T* grad) {
   using C = compute_t<T>;
-  block.load(p.inputs + first, n, incoming);
   if (p.plain()) {
     const C positive = focal_weight(FocalForm::focal, C(1), p.alpha);
     for_each_row(first, n, p.classes, [&](int64_t row, int64_t begin, int64_t end) {
@@ -103,12 +101,13 @@ double run(const FocalProblem<T>& problem, const FocalParams& params, const Outp
   std::vector<double> partial(summed ? blocks : 0);
   const auto terms = make_focal_terms<C>(params.gamma, params.form);
   torch::stable::parallel_for(0, blocks, 16, [&](int64_t begin, int64_t end) {
-    FocalBlock<T> block(*terms, summed || out.loss != nullptr, out.scale);
+    FocalBlock<T> block(*terms, summed || out.loss != nullptr);
     for (int64_t b = begin; b < end; ++b) {
       const int64_t first = b * kSize, n = std::min(kSize, total - first);
       T* grad = out.grad == nullptr ? nullptr : out.grad + first;
       const T* incoming = out.incoming == nullptr ? nullptr : out.incoming + first;
-      compute(problem, first, n, incoming, block, grad);
+      block.load(problem.inputs + first, n, out.scale, incoming);
+      compute(problem, first, n, block, grad);
       if (summed) partial[b] = block.loss_sum();
       if (out.loss != nullptr) block.store_losses(out.loss + first);
     }
@@ -116,16 +115,6 @@ double run(const FocalProblem<T>& problem, const FocalParams& params, const Outp
   double sum = 0;
   for (const double value : partial) sum += value;
   return sum;
-}
-
-template <class C>
-std::vector<C> per_class(const MaybeTensor& table, int64_t classes, const char* name) {
-  if (!table) return {};
-  check_per_class(*table, classes, name);
-  const Tensor typed =
-      dense(*table, std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float);
-  const C* data = typed.const_data_ptr<C>();
-  return std::vector<C>(data, data + classes);
 }
 
 // body(problem) with the arguments as the kernel reads them.

@@ -7,11 +7,21 @@
 #include <type_traits>
 #include <vector>
 
-#include "../math/focal.h"
-#include "../stable.h"
+#include "../arguments.h"
 #include "simd.h"
 
 namespace focaldet {
+
+// A value per class in the type of the arithmetic; empty where there is none.
+template <class C>
+std::vector<C> per_class(const std::optional<Tensor>& table, int64_t classes, const char* name) {
+  if (!table) return {};
+  check_per_class(*table, classes, name);
+  const Tensor typed =
+      dense(*table, std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float);
+  const C* data = typed.const_data_ptr<C>();
+  return std::vector<C>(data, data + classes);
+}
 
 // The loops over math/focal.h, by arithmetic and exponent. Where loss or grad is null it is not
 // computed; grad may be x.
@@ -38,13 +48,13 @@ class FocalBlock {
   using C = compute_t<T>;
   static constexpr int64_t kSize = 1024;
 
-  // Gradients are times `scale`.
-  FocalBlock(const FocalTerms<C>& terms, bool want_loss, C scale = C(1))
-      : terms_(terms), scale_(scale), loss_(want_loss ? losses_ : nullptr) {}
+  FocalBlock(const FocalTerms<C>& terms, bool want_loss)
+      : terms_(terms), loss_(want_loss ? losses_ : nullptr) {}
 
-  // `incoming`: what each gradient is times, beside the scale; or null.
-  void load(const T* logits, int64_t n, const T* incoming = nullptr) {
+  // Gradients are times `scale`, and each one times its `incoming` where that is not null.
+  void load(const T* logits, int64_t n, C scale, const T* incoming = nullptr) {
     n_ = n;
+    scale_ = scale;
     incoming_ = incoming;
     exceptions_.clear();
     if constexpr (std::is_same_v<T, C>) {
@@ -68,13 +78,18 @@ class FocalBlock {
   void negatives(C weight, T* out) {
     C* grad = begin_grad(out);
     terms_.negatives(x_, n_, {weight, weight * scale_}, t_, loss_, grad);
-    for (const Exception& e : exceptions_) {
-      for (int64_t i = e.begin; i < e.end; ++i) {
-        if (loss_ != nullptr) loss_[i] = e.term.loss;
-        if (grad != nullptr) grad[i] = e.term.grad * scale_;
-      }
+    put_right(grad, out);
+  }
+  // The same with a weight for each, w(i).
+  template <class Weight>
+  void negatives(const Weight& w, T* out) {
+    C* grad = begin_grad(out);
+    terms_.negatives(x_, n_, {C(1), scale_}, t_, loss_, grad);
+    for (int64_t i = 0; i < n_; ++i) {
+      if (loss_ != nullptr) loss_[i] = weigh(w(i), loss_[i]);
+      if (grad != nullptr) grad[i] = weigh(w(i), grad[i]);
     }
-    end_grad(grad, out);
+    put_right(grad, out);
   }
 
   // One target for each logit, t(i), and a factor beside alpha, w(i).
@@ -117,6 +132,16 @@ class FocalBlock {
     FocalTerm<C> term;
   };
 
+  void put_right(C* grad, T* out) {
+    for (const Exception& e : exceptions_) {
+      for (int64_t i = e.begin; i < e.end; ++i) {
+        if (loss_ != nullptr) loss_[i] = e.term.loss;
+        if (grad != nullptr) grad[i] = e.term.grad * scale_;
+      }
+    }
+    end_grad(grad, out);
+  }
+
   C* begin_grad(T* out) {
     if constexpr (std::is_same_v<T, C>) return out;
     return out == nullptr ? nullptr : wide_;  // each is read before it is written
@@ -134,8 +159,8 @@ class FocalBlock {
   }
 
   const FocalTerms<C>& terms_;
-  const C scale_;
   int64_t n_ = 0;
+  C scale_ = C(1);
   const T* incoming_ = nullptr;
   const C* x_ = nullptr;
   C* loss_;

@@ -1,0 +1,300 @@
+// RetinaNet's losses on the CPU, from the head's raw maps: matching, focal loss, box loss and both
+// gradients, for all levels and images.
+//
+// 1. Match (match.h), and list the anchors that are no background: some in a thousand.
+// 2. The box loss of the foreground, from that list; the rest of its gradient is zeros.
+// 3. The logits, in blocks that follow memory (focal_terms.h), whatever the layout: everything is
+//    background, and the listed anchors are put right.
+// Bytes, with S the size of the logits: one read, and one write if there is a gradient, which may
+// go over the logits; 4 per anchor for the matches. Sums go block by block through double, in an
+// order that depends on the maps alone.
+#include <algorithm>
+#include <cstring>
+
+#include "../head_maps.h"
+#include "focal_terms.h"
+#include "match.h"
+
+namespace focaldet {
+namespace {
+
+// An anchor that is no background; `anchor` counts within its level.
+struct Special {
+  int64_t anchor;
+  int32_t label;  // -1: ignored by the classification
+  int64_t gt;     // row of its box; -1: between the thresholds
+};
+using Specials = std::vector<Special>;  // by rising anchor
+
+// All images and levels of a batch.
+class Matched {
+ public:
+  Matched(const LossArguments& args, const AnchorTable& table, const HeadMaps& logits)
+      : table_(table), images_(logits.in[0].size(0)), foreground_(images_) {
+    const Tensor matches = match(table, std::nullopt, args.gt_boxes, args.gt_splits,
+                                 {static_cast<float>(args.fg_iou), static_cast<float>(args.bg_iou),
+                                  low_quality_rule(args.low_quality)});
+    const Tensor labels = dense(args.gt_labels, ScalarType::Long), splits = dense(args.gt_splits);
+    const int64_t* label = labels.const_data_ptr<int64_t>();
+    lists_.resize(images_ * levels() * cells());
+    for (int64_t image = 0; image < images_; ++image) {
+      const int64_t from = splits.const_data_ptr<int64_t>()[image];
+      for (int64_t l = 0; l < levels(); ++l) {
+        const int32_t* match =
+            matches.const_data_ptr<int32_t>() + image * table.count() + table.levels[l].first;
+        for (int64_t i = 0; i < positions(l) * cells(); ++i) {
+          if (match[i] == -1) continue;
+          const int64_t gt = match[i] < 0 ? -1 : from + match[i];
+          const bool known = gt >= 0 && label[gt] >= 0 && label[gt] < logits.channels;
+          list(image, l, i % cells())
+              .push_back({i, known ? static_cast<int32_t>(label[gt]) : -1, gt});
+          foreground_[image] += gt >= 0;
+        }
+      }
+    }
+  }
+
+  int64_t images() const { return images_; }
+  int64_t levels() const { return static_cast<int64_t>(table_.levels.size()); }
+  int64_t cells() const { return table_.cells; }
+  int64_t positions(int64_t l) const {
+    return table_.levels[l].grid.height * table_.levels[l].grid.width;
+  }
+  const std::vector<int64_t>& foreground() const { return foreground_; }
+
+  Specials& list(int64_t image, int64_t l, int64_t a) {
+    return lists_[(image * levels() + l) * cells() + a];
+  }
+  const Specials& list(int64_t image, int64_t l, int64_t a) const {
+    return lists_[(image * levels() + l) * cells() + a];
+  }
+
+  // What the loss of each image is divided by.
+  std::vector<double> divisors(const LossArguments& args) const {
+    int64_t all = 0;
+    for (const int64_t count : foreground_) all += count;
+    std::vector<double> result(images_, number_in(args.normalizer, std::max<int64_t>(1, all)));
+    for (int64_t image = 0; args.by_image && !args.normalizer && image < images_; ++image) {
+      result[image] = static_cast<double>(std::max<int64_t>(1, foreground_[image]) * images_);
+    }
+    return result;
+  }
+
+ private:
+  const AnchorTable& table_;
+  const int64_t images_;
+  std::vector<Specials> lists_;  // [image][level][cell anchor]
+  std::vector<int64_t> foreground_;
+};
+
+// body(special) for the cell anchor's list from position `first` on, until it returns false.
+template <class Body>
+void for_specials(const Specials& list, int64_t first, int64_t cells, Body&& body) {
+  const auto before = [](const Special& special, int64_t anchor) {
+    return special.anchor < anchor;
+  };
+  auto each = std::lower_bound(list.begin(), list.end(), first * cells, before);
+  while (each != list.end() && body(*each)) ++each;
+}
+
+// The logits of one image and level; blocks are stretches of their memory.
+template <class T>
+struct LogitsOf {
+  using C = compute_t<T>;
+  const Matched& matched;
+  int64_t image, level, classes;
+  bool planar;
+  C alpha;
+  const std::vector<C>& class_alpha;
+
+  C balance(int64_t k, C target) const {
+    return focal_weight(FocalForm::focal, target, class_alpha.empty() ? alpha : class_alpha[k]);
+  }
+
+  // Elements [first, first + n), loaded into the block.
+  void compute(int64_t first, int64_t n, FocalBlock<T>& block, T* grad) const {
+    const int64_t positions = matched.positions(level);
+    planar ? mark_planes(first, n, positions, block) : mark_rows(first, n, block);
+    if (class_alpha.empty()) return block.negatives(balance(0, C(0)), grad);
+    block.negatives(
+        [&](int64_t i) {
+          const int64_t channel = planar ? (first + i) / positions : first + i;
+          return balance(channel % classes, C(0));
+        },
+        grad);
+  }
+
+ private:
+  // One plane of positions after another, by cell anchor and class.
+  void mark_planes(int64_t first, int64_t n, int64_t positions, FocalBlock<T>& block) const {
+    for (int64_t plane = first / positions; plane * positions < first + n; ++plane) {
+      const int64_t a = plane / classes, k = plane % classes, start = plane * positions - first;
+      const int64_t skipped = std::max<int64_t>(0, -start);
+      for_specials(matched.list(image, level, a), skipped, matched.cells(), [&](const Special& s) {
+        const int64_t i = start + s.anchor / matched.cells();
+        if (i >= n) return false;
+        if (s.label < 0) block.ignore(i, i + 1);
+        if (s.label == k) block.positive(i, balance(k, C(1)));
+        return true;
+      });
+    }
+  }
+
+  // One position after another, by cell anchor and class.
+  void mark_rows(int64_t first, int64_t n, FocalBlock<T>& block) const {
+    for (int64_t a = 0; a < matched.cells(); ++a) {
+      const int64_t position = first / classes / matched.cells();
+      for_specials(matched.list(image, level, a), position, matched.cells(), [&](const Special& s) {
+        const int64_t begin = s.anchor * classes - first, hot = begin + s.label;
+        if (begin >= n) return false;
+        if (s.label < 0) {
+          block.ignore(std::max<int64_t>(0, begin), std::min(n, begin + classes));
+        } else if (hot >= 0 && hot < n) {
+          block.positive(hot, balance(s.label, C(1)));
+        }
+        return true;
+      });
+    }
+  }
+};
+
+template <class T>
+double classify(const LossArguments& args, const HeadMaps& maps, const Matched& matched,
+                double incoming) {
+  using C = compute_t<T>;
+  constexpr int64_t kSize = FocalBlock<T>::kSize;
+  const auto terms = make_focal_terms<C>(args.gamma, FocalForm::focal);
+  const auto divisors = matched.divisors(args);
+  const auto class_alpha = per_class<C>(args.class_alpha, maps.channels, "alpha");
+  // Blocks are numbered by level, image, and place.
+  std::vector<int64_t> first_block{0}, per_image;
+  for (int64_t l = 0; l < matched.levels(); ++l) {
+    const int64_t elements = matched.positions(l) * matched.cells() * maps.channels;
+    per_image.push_back((elements + kSize - 1) / kSize);
+    first_block.push_back(first_block[l] + per_image[l] * matched.images());
+  }
+  std::vector<double> partial(first_block.back());
+  torch::stable::parallel_for(0, first_block.back(), 16, [&](int64_t begin, int64_t end) {
+    FocalBlock<T> block(*terms, true);
+    for (int64_t b = begin, l = 0; b < end; ++b) {
+      while (b >= first_block[l + 1]) ++l;
+      const int64_t image = (b - first_block[l]) / per_image[l];
+      const int64_t first = (b - first_block[l]) % per_image[l] * kSize;
+      const int64_t elements = matched.positions(l) * matched.cells() * maps.channels;
+      const int64_t n = std::min(kSize, elements - first), at = image * elements + first;
+      Tensor gradient = maps.out.empty() ? maps.in[l] : maps.out[l];
+      T* grad = maps.out.empty() ? nullptr : gradient.mutable_data_ptr<T>() + at;
+      block.load(maps.in[l].const_data_ptr<T>() + at, n,
+                 static_cast<C>(incoming / divisors[image]));
+      const LogitsOf<T> logits{matched,       image,          l,
+                               maps.channels, maps.planar[l], static_cast<C>(args.alpha),
+                               class_alpha};
+      logits.compute(first, n, block, grad);
+      partial[b] = block.loss_sum() / divisors[image];
+    }
+  });
+  double sum = 0;
+  for (const double value : partial) sum += value;
+  return sum;
+}
+
+// The foreground first, for its gradient may go over the deltas.
+template <class T>
+double regress(const LossArguments& args, const AnchorTable& table, const HeadMaps& maps,
+               const Matched& matched, double incoming) {
+  using C = compute_t<T>;
+  const auto divisors = matched.divisors(args);
+  const Tensor boxes = dense(args.gt_boxes, compute_dtype(maps.in[0]));
+  const auto* gt = reinterpret_cast<const Box<C>*>(boxes.const_data_ptr<C>());
+  const BoxLoss kind = box_loss_kind(args.box_loss);
+  struct Slope {
+    T* to;
+    int64_t stride;
+    T value[4];
+  };
+  std::vector<Slope> slopes;
+  double sum = 0;
+  for (int64_t l = 0; l < matched.levels(); ++l) {
+    const AnchorTable::Level& level = table.levels[l];
+    const int64_t positions = matched.positions(l), cells = matched.cells();
+    const T* deltas = maps.in[l].const_data_ptr<T>();
+    Tensor gradient = maps.out.empty() ? maps.in[l] : maps.out[l];
+    T* grads = maps.out.empty() ? nullptr : gradient.mutable_data_ptr<T>();
+    for (int64_t image = 0; image < matched.images(); ++image) {
+      for (int64_t a = 0; a < cells; ++a) {
+        for (const Special& s : matched.list(image, l, a)) {
+          if (s.gt < 0) continue;
+          const int64_t position = s.anchor / cells, stride = maps.planar[l] ? positions : 1;
+          const int64_t at = image * positions * cells * 4 +
+                             (maps.planar[l] ? a * 4 * positions + position : s.anchor * 4);
+          const T* d = deltas + at;
+          const Box<C> delta{static_cast<C>(d[0]), static_cast<C>(d[stride]),
+                             static_cast<C>(d[2 * stride]), static_cast<C>(d[3 * stride])};
+          const Box<float> anchor = anchor_at(level.grid, position / level.grid.width,
+                                              position % level.grid.width, level.cell(a));
+          const BoxTerm<C> term =
+              box_loss(kind, static_cast<C>(args.beta), delta,
+                       Box<C>{anchor.x1, anchor.y1, anchor.x2, anchor.y2}, gt[s.gt]);
+          sum += static_cast<double>(term.loss) / divisors[image];
+          if (grads == nullptr) continue;
+          const C scale = static_cast<C>(incoming / divisors[image]);
+          slopes.push_back({grads + at, stride, {}});
+          for (int i = 0; i < 4; ++i) {
+            slopes.back().value[i] = static_cast<T>(term.grad[i] * scale);
+          }
+        }
+      }
+    }
+  }
+  for (Tensor gradient : maps.out) {
+    T* grads = gradient.mutable_data_ptr<T>();
+    torch::stable::parallel_for(0, gradient.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
+      std::memset(static_cast<void*>(grads + begin), 0, (end - begin) * sizeof(T));
+    });
+  }
+  for (const Slope& slope : slopes) {
+    for (int i = 0; i < 4; ++i) slope.to[i * slope.stride] = slope.value[i];
+  }
+  return sum;
+}
+
+LossesAndGradients run(Gradient gradient, const LossArguments& args,
+                       const std::optional<Tensor>& d_classification,
+                       const std::optional<Tensor>& d_box_regression) {
+  args.check();
+  const AnchorTable table(args.cell_anchors, feature_sizes(args.cls_logits), args.strides,
+                          args.offset);
+  const HeadMaps logits(args.cls_logits, args.cls_logits, table.cells, gradient);
+  const HeadMaps deltas(args.box_deltas, args.cls_logits, table.cells, gradient);
+  FD_CHECK(deltas.channels == 4, "retinanet_loss: deltas must have 4 channels per anchor");
+  const Matched matched(args, table, logits);
+  const auto loss = [](const HeadMaps& maps, auto&& compute) {
+    return dispatch_floating(maps.in[0].scalar_type(), "retinanet_loss", [&](auto tag) {
+      return full({}, compute_dtype(maps.in[0]), maps.in[0], compute(tag));
+    });
+  };
+  const Tensor regression = loss(deltas, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    return regress<T>(args, table, deltas, matched, number_in(d_box_regression, 1));
+  });
+  const Tensor classification = loss(logits, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    return classify<T>(args, logits, matched, number_in(d_classification, 1));
+  });
+  Tensor foreground = empty({}, ScalarType::Long, logits.in[0]);
+  int64_t& all = foreground.mutable_data_ptr<int64_t>()[0] = 0;
+  for (const int64_t count : matched.foreground()) all += count;
+  return {classification, regression, foreground, logits.out, deltas.out};
+}
+
+FD_RETINANET_LOSS_OPERATORS(run)
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(focaldet, CPU, m) {
+  m.impl("retinanet_loss", TORCH_BOX(&retinanet_loss));
+  m.impl("retinanet_loss_and_gradient", TORCH_BOX(&retinanet_loss_and_gradient));
+  m.impl("retinanet_loss_overwrite", TORCH_BOX(&retinanet_loss_overwrite));
+}
+
+}  // namespace focaldet
