@@ -7,6 +7,7 @@ from .focal_loss import sigmoid_focal_loss
 from .match import count_foreground, match_anchors
 from .nms import batched_nms, nms, nms_padded
 from .retinanet import retinanet_loss, retinanet_postprocess
+from .softmax_focal_loss import softmax_focal_loss
 
 __all__ = [
     "AnchorGrid",
@@ -23,4 +24,5 @@ __all__ = [
     "retinanet_loss",
     "retinanet_postprocess",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
 ]
