@@ -38,6 +38,18 @@ def focal_loss(dtype: torch.dtype, device: torch.device) -> None:
                 torch.autograd.grad(loss, x, torch.ones(loss.shape).to(loss))
 
 
+def softmax_focal_loss(dtype: torch.dtype, device: torch.device) -> None:
+    for rows, classes in ((37, 91), (130, 3), (5, 1203)):
+        logits = torch.randn(rows * classes + 1).to(device, dtype)
+        labels = torch.randint(-2, classes, (rows,)).to(device)
+        per_class = torch.rand(classes).to(device)
+        for start in (0, 1):  # aligned, and not
+            x = logits[start : start + rows * classes].view(rows, classes).requires_grad_()
+            for options in ({}, {"gamma": 1.5, "alpha": per_class}):
+                loss = ops.softmax_focal_loss(x, labels, **options)
+                torch.autograd.grad(loss, x, torch.ones(rows).to(loss))
+
+
 def boxes_of(n: int) -> Tensor:
     corner = torch.rand(n, 2) * 400
     return torch.cat([corner, corner + 10 + torch.rand(n, 2) * 40], dim=1)
@@ -86,7 +98,7 @@ def tour(device: torch.device) -> Iterator[str]:
     """Names what it has just called."""
     torch.manual_seed(0)
     for dtype in DTYPES:
-        for family in (focal_loss, nms, box_arithmetic, anchors, detector):
+        for family in (focal_loss, softmax_focal_loss, nms, box_arithmetic, anchors, detector):
             family(dtype, device)
             yield f"{family.__name__}, {str(dtype).removeprefix('torch.')}"
 

@@ -75,6 +75,24 @@ inline void check_ground_truth(const Tensor& gt_boxes, const Tensor& gt_splits) 
       "gt_splits must be int64 [B + 1]");
 }
 
+// Returns the number of classes. Loss and gradient of a loss have the shape of the labels.
+inline int64_t check_softmax_focal_loss(const Tensor& inputs, const Tensor& labels,
+                                        const std::optional<Tensor>& class_alpha,
+                                        const std::optional<Tensor>& grad) {
+  const int64_t dims = labels.dim();
+  FD_CHECK(labels.scalar_type() == ScalarType::Long, "softmax_focal_loss: labels must be int64");
+  FD_CHECK(inputs.dim() == dims + 1, "softmax_focal_loss: labels do not fit the logits");
+  for (int64_t i = 0; i < dims; ++i) {
+    FD_CHECK(labels.size(i) == inputs.size(i), "softmax_focal_loss: labels do not fit the logits");
+  }
+  const int64_t classes = inputs.size(dims);
+  FD_CHECK(!class_alpha || (class_alpha->dim() == 1 && class_alpha->size(0) == classes),
+           "softmax_focal_loss: alpha must have one value per class");
+  FD_CHECK(!grad || grad->dim() == 0 || grad->numel() == labels.numel(),
+           "softmax_focal_loss: the gradient does not fit the labels");
+  return classes;
+}
+
 inline void check_nms(const Tensor& boxes, const Tensor& scores, const char* op) {
   FD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op, ": boxes must be [N, 4]");
   FD_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": scores must be [N]");

@@ -11,6 +11,7 @@
 STABLE_TORCH_LIBRARY(focaldet, m) {
   // Focal loss. alpha < 0 turns the balance off; class_alpha [K] replaces alpha; form is focal,
   // quality or varifocal. _sum_and_gradient takes one pass: the sum over divisor, and its gradient.
+  // Softmax: one loss a row, in the dtype of the arithmetic (float32 for the half types).
   m.def(
       "sigmoid_focal_loss(Tensor inputs, Tensor targets, float alpha, float gamma, "
       "Tensor? class_alpha, Tensor? class_weight, float label_smoothing, str form) -> Tensor");

@@ -109,6 +109,12 @@ void run_all() {
     }
   }
 
+  for (const double gamma : {2.0, 1.5}) {
+    const Tensor labels = integers({2000}, -2, 6), upstream = uniform({2000}, 0, 1);
+    run("softmax_focal_loss", 1, logits, labels, 0.25, gamma, none);
+    run("softmax_focal_loss_backward", 1, upstream, logits, labels, 0.25, gamma, none);
+  }
+
   const std::vector<double> cells{-16, -16, 16, 16, -8,  -20, 8,  20,
                                   -32, -32, 32, 32, -16, -40, 16, 40};
   const std::vector<int64_t> sizes{40, 50, 20, 25}, strides{8, 8, 16, 16};

@@ -3,10 +3,12 @@
 from . import _composed as _composed
 from .anchors import AnchorGrid, Anchors, generate_anchors
 from .boxes import box_iou, decode_boxes, encode_boxes
-from .focal_loss import sigmoid_focal_loss
+from .focal_loss import quality_focal_loss, sigmoid_focal_loss, varifocal_loss
 from .match import count_foreground, match_anchors
 from .nms import batched_nms, nms, nms_padded
-from .retinanet import retinanet_loss, retinanet_postprocess
+from .postprocess import retinanet_postprocess
+from .retinanet_loss import retinanet_loss
+from .softmax_focal_loss import softmax_focal_loss
 
 __all__ = [
     "AnchorGrid",
@@ -20,7 +22,10 @@ __all__ = [
     "match_anchors",
     "nms",
     "nms_padded",
+    "quality_focal_loss",
     "retinanet_loss",
     "retinanet_postprocess",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
+    "varifocal_loss",
 ]

@@ -82,6 +82,23 @@ def number(
     return float(value)
 
 
+def scalar(value: Tensor, name: str) -> Tensor:
+    """A tensor of one number."""
+    tensor(value, name, None, (*FLOATING, *INTEGER))
+    if value.numel() != 1:
+        raise ValueError(f"{name}: expected one number, got {_described(value)}")
+    return value
+
+
+def balance(alpha: float | Tensor, classes: int) -> tuple[float, Tensor | None]:
+    """alpha and class_alpha of the schemas: a number of at most 1, or a tensor [K]."""
+    if not isinstance(alpha, Tensor):
+        return number(alpha, "alpha", high=1), None
+    if alpha.dim() == 0:
+        raise ValueError("alpha: expected a number or a tensor [K], got a 0-dim tensor")
+    return 0.0, tensor(alpha, "alpha", (classes,))
+
+
 def count(value: int, name: str) -> int:
     """An integer of at least 0."""
     if isinstance(value, bool) or not isinstance(value, int | torch.SymInt):
@@ -187,10 +204,21 @@ def head_maps(cls_logits: Sequence[Tensor], box_deltas: Sequence[Tensor], grid: 
             f"cls_logits: expected a multiple of {a} channels, one per cell anchor and class, "
             f"got {channels}"
         )
-    dtype = cls_logits[0].dtype
-    for level, (height, width) in enumerate(grid.feature_sizes):
-        tensor(
-            cls_logits[level], f"cls_logits[{level}]", (batch, channels, height, width), (dtype,)
-        )
-        tensor(box_deltas[level], f"box_deltas[{level}]", (batch, 4 * a, height, width), (dtype,))
+    for name, maps, expected in (
+        ("cls_logits", cls_logits, channels),
+        ("box_deltas", box_deltas, 4 * a),
+    ):
+        for level, (height, width) in enumerate(grid.feature_sizes):
+            tensor(maps[level], f"{name}[{level}]", (batch, expected, height, width))
+            if maps[level].dtype != maps[0].dtype:
+                raise TypeError(
+                    f"{name}: expected one dtype, got {maps[0].dtype} and {maps[level].dtype} on "
+                    f"level {level}"
+                )
     return channels // a
+
+
+def named_maps(cls_logits: Sequence[Tensor], box_deltas: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The maps by the names that messages call them."""
+    maps = {"cls_logits": cls_logits, "box_deltas": box_deltas}
+    return {f"{name}[{i}]": level for name in maps for i, level in enumerate(maps[name])}

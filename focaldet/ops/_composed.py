@@ -12,17 +12,6 @@ from .. import reference
 from .anchors import Anchors
 
 
-def _anchors(
-    cell_anchors: list[float], feature_sizes: list[int], strides: list[int], offset: float
-) -> Anchors:
-    """Undoes Anchors.schema_arguments."""
-    sizes = tuple(zip(feature_sizes[::2], feature_sizes[1::2], strict=True))
-    boxes = list(zip(*[iter(cell_anchors)] * 4, strict=True))
-    each = len(boxes) // max(1, len(sizes))
-    cells = tuple(tuple(boxes[i * each : (i + 1) * each]) for i in range(len(sizes)))
-    return Anchors(cells, sizes, tuple(zip(strides[::2], strides[1::2], strict=True)), offset)
-
-
 def _match_anchors(
     anchors: Tensor | None,
     cell_anchors: list[float],
@@ -32,7 +21,7 @@ def _match_anchors(
     *rest: Any,
 ) -> Tensor:
     if anchors is None:
-        anchors = _anchors(cell_anchors, feature_sizes, strides, offset)
+        anchors = Anchors.from_schema(cell_anchors, feature_sizes, strides, offset)
     return reference.match_anchors(anchors, *rest)
 
 
@@ -49,7 +38,7 @@ def _retinanet_postprocess(
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sizes = [size for level in cls_logits for size in level.shape[2:]]
-    anchors = _anchors(cell_anchors, sizes, strides, offset)
+    anchors = Anchors.from_schema(cell_anchors, sizes, strides, offset)
     suppress = torch.ops.focaldet.batched_nms  # the same boxes as the twin's loop
     return reference.retinanet_postprocess(
         cls_logits, box_deltas, anchors, *rest, suppress=suppress

@@ -7,12 +7,19 @@ from torch import Tensor
 from . import _check
 
 
-def times(gradient: Tensor, factor: Tensor) -> Tensor:
-    """gradient * factor, never in place: a second backward finds the gradient as it was.
+def times(gradient: Tensor, factor: Tensor | None, done: Tensor | None = None) -> Tensor | None:
+    """gradient * factor / done, never in place: a second backward finds the gradient as it was.
 
-    A factor of 1 on the CPU, as in loss.backward(), returns the gradient itself, which saves a pass
-    and memory of its size. Elsewhere the number cannot be looked at without waiting for a device.
+    `done` is the factor that it has been multiplied with already. Where both are equal (`done` is 1
+    where it is None, as the factor is in loss.backward()), the gradient itself is returned, which
+    saves a pass and memory of its size. Numbers on a GPU cannot be looked at without waiting for
+    it: a `done` there is trusted to be the factor.
     """
-    if _check.readable(factor) and factor.device.type == "cpu" and factor.item() == 1:
+    if factor is None:
+        return None
+    if _check.readable(factor):
+        if factor.item() == (1 if done is None else done.item()):
+            return gradient
+    elif done is not None:
         return gradient
-    return (gradient * factor).to(gradient.dtype)
+    return (gradient * (factor if done is None else factor / done)).to(gradient.dtype)

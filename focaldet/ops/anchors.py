@@ -48,6 +48,21 @@ class Anchors:
             )
         ]
 
+    @staticmethod
+    def from_schema(
+        cell_anchors: Sequence[float],
+        feature_sizes: Sequence[int],
+        strides: Sequence[int],
+        offset: float,
+    ) -> Anchors:
+        """Undoes `schema_arguments`."""
+        sizes = tuple(zip(feature_sizes[::2], feature_sizes[1::2], strict=True))
+        boxes = list(zip(*[iter(cell_anchors)] * 4, strict=True))
+        each = len(boxes) // max(1, len(sizes))
+        cells = tuple(tuple(boxes[i * each : (i + 1) * each]) for i in range(len(sizes)))
+        steps = tuple(zip(strides[::2], strides[1::2], strict=True))
+        return Anchors(cells, sizes, steps, offset)
+
     def schema_arguments(self) -> tuple[list[float], list[int], list[int], float]:
         """cell_anchors, feature_sizes, strides and offset as csrc/ops.cpp takes them."""
         cells = [value for level in self.cell_anchors for cell in level for value in cell]

@@ -139,13 +139,7 @@ def _arguments(
     classes = inputs.shape[-1] if inputs.dim() > 0 else 1
     if labelled:
         _check.labels_in_range(targets, "targets", classes, low=-2)
-    class_alpha = None
-    if isinstance(alpha, Tensor):
-        if alpha.dim() == 0:
-            raise ValueError("alpha: expected a number or a tensor [K], got a 0-dim tensor")
-        class_alpha, alpha = _check.tensor(alpha, "alpha", (classes,)), 0.0
-    else:
-        alpha = _check.number(alpha, "alpha", high=1)
+    alpha, class_alpha = _check.balance(alpha, classes)
     gamma = _check.number(gamma, "gamma", low=0)
     if class_weight is not None:
         _check.tensor(class_weight, "class_weight", (classes,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,12 +31,13 @@ def retinanet_loss(
     box_loss: str = "smooth_l1",
     beta: float = 0.1,
     normalizer: str | Tensor = "batch",
+    focal_loss: Callable[..., Tensor] = sigmoid_focal_loss,
 ) -> tuple[Tensor, Tensor, Tensor]:  # classification, box_regression, n_foreground
     """Focal loss over all anchors and box loss over the foreground, both divided by the number of
     foreground anchors: of the batch ("batch"), of each image, then averaged ("image"), or given.
 
     A gt label outside [0, K) is no class: its anchors are ignored by the classification, and
-    foreground for the box loss (`box_losses`) and the count.
+    foreground for the box loss (`box_losses`) and the count. `focal_loss`: another implementation.
     """
     per_position = len(anchors.cell_anchors[0])
     logits = flatten_maps(cls_logits, per_position)
@@ -48,7 +50,7 @@ def retinanet_loss(
     label = gt_labels[row]
     known = (label >= 0) & (label < logits.shape[-1])
     labels[foreground] = torch.where(known, label, IGNORED)
-    classification = sigmoid_focal_loss(logits, labels, alpha, gamma)
+    classification = focal_loss(logits, labels, alpha, gamma)
     located = table.expand(len(matches), -1, 4)[foreground]
     regression = torch.zeros_like(deltas[..., 0], dtype=wide(deltas).dtype)
     regression[foreground] = box_losses(

@@ -39,10 +39,24 @@ def focal_loss() -> None:
                 show(f"focal {form} {gamma} {dtype}", loss, logits.grad, total)
 
 
+def softmax_focal_loss() -> None:
+    for classes in (3, 91):
+        x = torch.rand(501, classes) * 40 - 20
+        x[0, :3] = torch.tensor([math.inf, -math.inf, 1e4])
+        labels = torch.randint(-2, classes, (501,))
+        for dtype in (torch.float32, torch.bfloat16):
+            for gamma in (2, 3.7):
+                logits = x.to(dtype, copy=True).requires_grad_()
+                loss = ops.softmax_focal_loss(logits, labels, 0.3, gamma)
+                loss.backward(torch.ones_like(loss))
+                show(f"softmax focal {classes} {gamma} {dtype}", loss, logits.grad)
+
+
 def main() -> None:
     print(_C.simd_level)
     torch.manual_seed(0)
     focal_loss()
+    softmax_focal_loss()
 
     sizes = [(31, 45), (16, 23), (8, 12), (4, 6), (2, 3)]
     anchors = ops.AnchorGrid.paper().at(sizes, (248, 360))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from focaldet import reference
+from focaldet import AnchorGrid, reference
 
 WIDE = torch.float64
 FORMS = ("focal", "quality", "varifocal")
@@ -124,3 +124,24 @@ def test_one_class_is_certain() -> None:
     x, labels = torch.tensor([[3.0], [-math.inf], [math.nan]]), torch.tensor([0, 0, -1])
     assert not reference.softmax_focal_loss(x, labels).any()
     assert not reference.softmax_focal_loss_backward(torch.ones(3), x, labels).any()
+
+
+@pytest.mark.parametrize("box_loss", ["giou", "l1"])
+def test_a_label_that_is_no_class_counts_for_the_boxes_alone(box_loss: str) -> None:
+    anchors = AnchorGrid.torchvision(sizes=(16,)).at([(4, 6)], (32, 48))
+    maps = [torch.randn(1, 9 * 3, 4, 6, dtype=WIDE)], [torch.randn(1, 9 * 4, 4, 6, dtype=WIDE)]
+    boxes = torch.tensor([[2.0, 2, 18, 20], [24, 8, 44, 28]])
+    splits = torch.tensor([0, 2])
+    # The classes of the second box's anchors leave the sum, and nothing else changes.
+    with_both = reference.retinanet_loss(
+        *maps, anchors, boxes, torch.tensor([1, 2]), splits, box_loss=box_loss
+    )
+    matches = reference.match_anchors(anchors, boxes, splits)[0]
+    logits = reference.flatten_maps(maps[0], 9)[0][matches == 1]
+    lost = reference.sigmoid_focal_loss(logits, torch.full((len(logits),), 2), reduction="sum")
+    assert len(logits) > 0
+    for outside in (-1, -2, 3):
+        labels = torch.tensor([1, outside])
+        got = reference.retinanet_loss(*maps, anchors, boxes, labels, splits, box_loss=box_loss)
+        torch.testing.assert_close(got[0], with_both[0] - lost / with_both[2])
+        assert torch.equal(got[1], with_both[1]) and torch.equal(got[2], with_both[2])

@@ -41,7 +41,9 @@ def test_accuracy_and_monotonicity(program: Path, stride: int) -> None:
         assert float(worst) >= 0.45, (
             f"{name}: {worst} ulp is better than rounding; measured at all?"
         )
-        assert falls == "0" or name not in MONOTONE, f"{name} falls {falls} times between neighbouring floats"
+        assert falls == "0" or name not in MONOTONE, (
+            f"{name} falls {falls} times between neighbouring floats"
+        )
 
 
 def test_ends(program: Path) -> None:
