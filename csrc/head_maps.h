@@ -54,6 +54,14 @@ struct HeadMaps {
       if (gradient == Gradient::overwrite) out.push_back(map);
     }
   }
+
+  // Where the gradient of a level goes; null if there is none.
+  template <class T>
+  T* gradient(int64_t level) const {
+    if (out.empty()) return nullptr;
+    Tensor handle = out[level];
+    return handle.mutable_data_ptr<T>();
+  }
 };
 
 // (height, width) by level, as AnchorTable takes them.

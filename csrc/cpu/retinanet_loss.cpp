@@ -166,30 +166,35 @@ double classify(const LossArguments& args, const HeadMaps& maps, const Matched& 
   const auto terms = make_focal_terms<C>(args.gamma, FocalForm::focal);
   const auto divisors = matched.divisors(args);
   const auto class_alpha = per_class<C>(args.class_alpha, maps.channels, "alpha");
-  // Blocks are numbered by level, image, and place.
-  std::vector<int64_t> first_block{0}, per_image;
+  struct Level {
+    const T* in;
+    T* out;
+    int64_t elements, blocks, first_block;  // of an image; blocks are numbered by level, then image
+  };
+  std::vector<Level> levels;
+  int64_t blocks = 0;
   for (int64_t l = 0; l < matched.levels(); ++l) {
     const int64_t elements = matched.positions(l) * matched.cells() * maps.channels;
-    per_image.push_back((elements + kSize - 1) / kSize);
-    first_block.push_back(first_block[l] + per_image[l] * matched.images());
+    levels.push_back({maps.in[l].const_data_ptr<T>(), maps.template gradient<T>(l), elements,
+                      (elements + kSize - 1) / kSize, blocks});
+    blocks += levels[l].blocks * matched.images();
   }
-  std::vector<double> partial(first_block.back());
-  torch::stable::parallel_for(0, first_block.back(), 16, [&](int64_t begin, int64_t end) {
+  std::vector<double> partial(blocks);
+  torch::stable::parallel_for(0, blocks, 16, [&](int64_t begin, int64_t end) {
     FocalBlock<T> block(*terms, true);
-    for (int64_t b = begin, l = 0; b < end; ++b) {
-      while (b >= first_block[l + 1]) ++l;
-      const int64_t image = (b - first_block[l]) / per_image[l];
-      const int64_t first = (b - first_block[l]) % per_image[l] * kSize;
-      const int64_t elements = matched.positions(l) * matched.cells() * maps.channels;
-      const int64_t n = std::min(kSize, elements - first), at = image * elements + first;
-      Tensor gradient = maps.out.empty() ? maps.in[l] : maps.out[l];
-      T* grad = maps.out.empty() ? nullptr : gradient.mutable_data_ptr<T>() + at;
-      block.load(maps.in[l].const_data_ptr<T>() + at, n,
-                 static_cast<C>(incoming / divisors[image]));
-      const LogitsOf<T> logits{matched,       image,          l,
+    size_t l = 0;
+    for (int64_t b = begin; b < end; ++b) {
+      while (l + 1 < levels.size() && b >= levels[l + 1].first_block) ++l;
+      const Level& level = levels[l];
+      const int64_t image = (b - level.first_block) / level.blocks;
+      const int64_t first = (b - level.first_block - image * level.blocks) * kSize;
+      const int64_t n = std::min(kSize, level.elements - first);
+      const int64_t at = image * level.elements + first;
+      block.load(level.in + at, n, static_cast<C>(incoming / divisors[image]));
+      const LogitsOf<T> logits{matched,       image,          static_cast<int64_t>(l),
                                maps.channels, maps.planar[l], static_cast<C>(args.alpha),
                                class_alpha};
-      logits.compute(first, n, block, grad);
+      logits.compute(first, n, block, level.out == nullptr ? nullptr : level.out + at);
       partial[b] = block.loss_sum() / divisors[image];
     }
   });
@@ -218,8 +223,7 @@ double regress(const LossArguments& args, const AnchorTable& table, const HeadMa
     const AnchorTable::Level& level = table.levels[l];
     const int64_t positions = matched.positions(l), cells = matched.cells();
     const T* deltas = maps.in[l].const_data_ptr<T>();
-    Tensor gradient = maps.out.empty() ? maps.in[l] : maps.out[l];
-    T* grads = maps.out.empty() ? nullptr : gradient.mutable_data_ptr<T>();
+    T* grads = maps.gradient<T>(l);
     for (int64_t image = 0; image < matched.images(); ++image) {
       for (int64_t a = 0; a < cells; ++a) {
         for (const Special& s : matched.list(image, l, a)) {

@@ -22,6 +22,7 @@ from ..ops import (
     retinanet_loss,
     sigmoid_focal_loss,
 )
+from ..ops._overwrite import refusal
 
 Loss = Callable[..., tuple[Tensor, Tensor, Tensor]]  # classification, box regression, n_foreground
 
@@ -37,12 +38,26 @@ def make_loss(
     """
     mining = {"keep": ohem_batch, "nms_iou": ohem_nms_thresh}
     return {
-        "focal": partial(retinanet_loss, alpha=alpha, gamma=gamma, **shared),
-        "cross_entropy": partial(retinanet_loss, alpha=-1.0, gamma=0.0, **shared),
-        "balanced_cross_entropy": partial(retinanet_loss, alpha=alpha, gamma=0.0, **shared),
+        "focal": partial(consuming_loss, alpha=alpha, gamma=gamma, **shared),
+        "cross_entropy": partial(consuming_loss, alpha=-1.0, gamma=0.0, **shared),
+        "balanced_cross_entropy": partial(consuming_loss, alpha=alpha, gamma=0.0, **shared),
         "ohem": partial(ohem_loss, **mining, **shared),
         "ohem_1to3": partial(ohem_loss, **mining, one_to_three=True, **shared),
     }[name]
+
+
+def consuming_loss(
+    cls_logits: list[Tensor], box_deltas: list[Tensor], *truth: Any, **settings: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`retinanet_loss` for maps that nobody needs afterwards.
+
+    On the CPU the gradients take their place, where they may: no memory beside the maps. On CUDA
+    the incoming gradient is not known to be 1, and recomputing costs less than scaling.
+    """
+    maps = [*cls_logits, *box_deltas]
+    free = maps[0].device.type == "cpu" and refusal(maps) is None
+    mode = "overwrite" if free else None
+    return retinanet_loss(cls_logits, box_deltas, *truth, mode=mode, **settings)
 
 
 def ohem_loss(

@@ -86,11 +86,16 @@ def check(
     for ours, exact in zip(got[1], want[1], strict=True):
         torch.testing.assert_close(ours.cpu(), exact, atol=tiny, **near)
 
-    # Targets and deltas are below 10 and off by up to 8 roundings. A foreground anchor has four,
-    # over at least one anchor; their slope is 1 / beta where the loss is quadratic.
-    off = 8 * EPS * 10
+    if options.get("box_loss") in ("giou", "diou", "ciou"):
+        # Sides below 256 are off by up to 8 roundings; boxes are no smaller than 8, and a measure
+        # of overlap, or its slope, changes by less than 4 for a side's relative change.
+        off = slope = 4 * 8 * EPS * 256 / 8
+    else:
+        # Targets and deltas are below 10 and off by up to 8 roundings. A foreground anchor has
+        # four, over at least one anchor; their slope is 1 / beta where the loss is quadratic.
+        off = 8 * EPS * 10
+        slope = off / 0.1
     torch.testing.assert_close(got[0][1].cpu(), want[0][1], atol=4 * off, **near)
-    slope = off / 0.1
     for ours, exact in zip(got[2], want[2], strict=True):
         torch.testing.assert_close(ours.cpu(), exact, atol=slope, **near)
     return got[0]
@@ -98,7 +103,7 @@ def check(
 
 @pytest.mark.parametrize("low_quality", ["torchvision", "mmdet", "none"])
 @pytest.mark.parametrize("normalizer", ["batch", "image", "tensor"])
-@pytest.mark.parametrize("box_loss", ["smooth_l1", "l1"])
+@pytest.mark.parametrize("box_loss", ["smooth_l1", "l1", "giou", "diou", "ciou"])
 def test_reference(box_loss: str, normalizer: str, low_quality: str, device: torch.device) -> None:
     scale = torch.tensor(7.5) if normalizer == "tensor" else normalizer
     options = dict(low_quality=low_quality, normalizer=scale, box_loss=box_loss)
@@ -124,6 +129,32 @@ def test_options(options: dict[str, Any], device: torch.device) -> None:
 def test_half_maps(dtype: torch.dtype, device: torch.device) -> None:
     losses = check(*maps(dtype), (BOXES, LABELS, SPLITS), device)
     assert losses[0].dtype == losses[1].dtype == torch.float32
+
+
+def test_logits_and_deltas_of_different_dtypes(device: torch.device) -> None:
+    logits, deltas = maps()
+    losses = check([m.bfloat16() for m in logits], deltas, (BOXES, LABELS, SPLITS), device)
+    assert losses[0].dtype == losses[1].dtype == torch.float32
+
+
+def test_alpha_by_class_in_both_layouts(device: torch.device) -> None:
+    logits, deltas = maps()
+    logits[0] = logits[0].contiguous(memory_format=torch.channels_last)
+    alpha = torch.tensor([0.2, 0.5, 0.8])
+    check(logits, deltas, (BOXES, LABELS, SPLITS), device, alpha=alpha)
+
+
+@pytest.mark.parametrize("classes", [1, 80, 1203])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_any_number_of_classes(
+    layout: torch.memory_format, classes: int, device: torch.device
+) -> None:
+    """More logits than a block of the kernels, rows and planes that cross its end."""
+    _, deltas = maps()
+    cells = ANCHORS.per_position
+    logits = [torch.randn(3, cells * classes, *size).sub(3) for size in SIZES]
+    logits = [level.contiguous(memory_format=layout) for level in logits]
+    check(logits, deltas, (BOXES, LABELS % classes, SPLITS), device, fg_iou=0.6, bg_iou=0.2)
 
 
 def test_float64_derivatives(device: torch.device) -> None:
