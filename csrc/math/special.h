@@ -80,7 +80,7 @@ FD_HD double exp_(double x) { return std::exp(x); }
 FD_HD float exp_minus_abs(float x) {
   const float magnitude = std::fabs(x);
   const Scaled e = exp_scaled(magnitude > 105.0f ? -105.0f : -magnitude);
-  return bits_to_float(float_to_bits(e.y) + (static_cast<uint32_t>(e.n + 64) << 23)) * 0x1p-64f;
+  return e.y * power_of_two(e.n + 64) * 0x1p-64f;
 }
 FD_HD double exp_minus_abs(double x) { return std::exp(-std::fabs(x)); }
 

@@ -45,6 +45,7 @@ def retinanet_postprocess(
     Equivalent to `focaldet.reference.retinanet_postprocess`.
     """
     _check.head_maps(cls_logits, box_deltas, anchors)
+    _check.tensor(box_deltas[0], "box_deltas[0]", None, (cls_logits[0].dtype,))
     _check.tensor(image_sizes, "image_sizes", (cls_logits[0].shape[0], 2), (torch.int64,))
     _check.same_device(
         "retinanet_postprocess",

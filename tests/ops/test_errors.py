@@ -26,6 +26,7 @@ ANCHORS = GRID.at([(3, 4), (2, 2)], (48, 64))
 MAPS = [torch.zeros(2, 9 * 3, 3, 4), torch.zeros(2, 9 * 3, 2, 2)]
 DELTAS = [torch.zeros(2, 36, 3, 4), torch.zeros(2, 36, 2, 2)]
 IMAGES = torch.tensor([[48, 64], [40, 50]])
+ONE = torch.ones(())
 
 
 def focal(x: Any = LOGITS, t: Any = DENSE, *args: Any, **options: Any) -> Call:
@@ -160,7 +161,7 @@ BAD: list[tuple[Call, type[Exception], str]] = [
     (loss([m[:, :0] for m in MAPS]), ValueError, "expected a multiple of 9 channels"),
     (loss([MAPS[0], MAPS[1][:, :9]]), ValueError, "cls_logits[1]: expected shape [2, 27, 2, 2]"),
     (loss([MAPS[0][..., :2], MAPS[1]]), ValueError, "cls_logits[0]: expected shape [2, 27, 3, 4]"),
-    (loss([MAPS[0], MAPS[1].half()]), TypeError, "cls_logits[1]: expected float32, got"),
+    (loss([MAPS[0], MAPS[1].half()]), TypeError, "cls_logits: expected one dtype, got"),
     (loss(deltas=MAPS), ValueError, "box_deltas[0]: expected shape [2, 36, 3, 4]"),
     (loss(deltas=[m.to("meta") for m in DELTAS]), ValueError, "on one device"),
     (loss(labels=GROUPS[:3]), ValueError, "gt_labels: expected shape [4]"),
@@ -170,7 +171,11 @@ BAD: list[tuple[Call, type[Exception], str]] = [
     (loss(labels=GROUPS.to("meta")), ValueError, "on one device"),
     (loss(boxes=NAN_BOXES), ValueError, "gt_boxes: expected finite boxes"),
     (loss(splits=SPLITS[:2]), ValueError, "gt_splits: expected shape [3]"),
-    (loss(box_loss="giou"), ValueError, "box_loss: expected one of smooth_l1, l1"),
+    (loss(box_loss="iou"), ValueError, "box_loss: expected one of smooth_l1, l1, giou"),
+    (loss(mode="fast"), ValueError, "mode: expected one of save_gradient, recompute, overwrite"),
+    (loss(mode="recompute", grad_scale=ONE), ValueError, "grad_scale: of no use with mode"),
+    (loss(grad_scale=torch.ones(2)), ValueError, "grad_scale: expected one number"),
+    (loss(alpha=torch.ones(2)), ValueError, "alpha: expected shape [3]"),
     (loss(beta=-1), ValueError, "beta: expected a number of at least 0"),
     (loss(gamma=-1), ValueError, "gamma: expected a number of at least 0"),
     (loss(normalizer="anchors"), ValueError, "normalizer: expected one of batch, image"),

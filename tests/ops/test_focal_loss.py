@@ -310,6 +310,20 @@ def test_values_that_overflow_elsewhere(
         assert loss.isfinite().all() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("gamma", [0, 0.5, 1.5, 2, 3.7])
+@pytest.mark.parametrize("dtype", [*HALF_TYPES, torch.float32, torch.float64])
+def test_nan_stays(dtype: torch.dtype, gamma: float, device: torch.device) -> None:
+    """Of the vectorised loops and of what is left behind them."""
+    x = torch.full((3, 41), math.nan, device=device, dtype=dtype)
+    for target in (0, 1, 0.5):
+        loss, gradient = forward_and_gradient(x, torch.full_like(x, target), 0.25, gamma)
+        assert loss.isnan().all() and gradient.isnan().all()
+    labels = torch.tensor([-1, 3, -2], device=device)
+    loss, gradient = forward_and_gradient(x, labels, 0.25, gamma)
+    assert loss[:2].isnan().all() and gradient[:2].isnan().all()
+    assert not loss[2].any() and not gradient[2].any()
+
+
 def test_a_sum_of_half_losses_passes_65504(device: torch.device) -> None:
     x = torch.full((3000, 10), 40.0, dtype=torch.float16, device=device)
     total = sigmoid_focal_loss(x, torch.zeros_like(x), -1, reduction="sum")
