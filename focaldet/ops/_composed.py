@@ -23,23 +23,6 @@ def _anchors(
     return Anchors(cells, sizes, tuple(zip(strides[::2], strides[1::2], strict=True)), offset)
 
 
-def _match_anchors(
-    anchors: Tensor | None,
-    cell_anchors: list[float],
-    feature_sizes: list[int],
-    strides: list[int],
-    offset: float,
-    *rest: Any,
-) -> Tensor:
-    if anchors is None:
-        anchors = _anchors(cell_anchors, feature_sizes, strides, offset)
-    return reference.match_anchors(anchors, *rest)
-
-
-def _count_foreground(*arguments: Any) -> Tensor:
-    return (_match_anchors(*arguments) >= 0).sum(dim=1)
-
-
 def _retinanet_postprocess(
     cls_logits: list[Tensor],
     box_deltas: list[Tensor],
@@ -57,8 +40,6 @@ def _retinanet_postprocess(
 
 
 ON_CUDA: dict[str, Callable[..., Any]] = {
-    "match_anchors": _match_anchors,
-    "count_foreground": _count_foreground,
     "box_iou": reference.box_iou,
     "encode_boxes": reference.encode_boxes,
     "decode_boxes": reference.decode_boxes,
