@@ -18,7 +18,7 @@ namespace focaldet {
 namespace {
 
 using MaybeTensor = std::optional<Tensor>;
-constexpr int kThreads = kFocalThreads, kBlocksPerProcessor = kFocalBlocksPerProcessor;
+constexpr int kThreads = kFocalThreads;
 constexpr int64_t kMaxBlocks = 4096;  // a few times what the largest GPU holds at once
 constexpr int64_t kSumBlocks = 1024;  // partial sums
 
@@ -39,7 +39,7 @@ struct FocalProblem {
 // without smoothing, of a form that weighs them by alpha alone.
 template <class T, class Power, bool kHard>
 __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Power& power,
-                                            int64_t first, const Place& place,
+                                            int64_t first, const Place<int64_t>& place,
                                             FocalTerm<compute_t<T>> (&terms)[Pack<T>::size]) {
   using C = compute_t<T>;
   constexpr int kSize = Pack<T>::size;
@@ -86,17 +86,18 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
 template <class T, class Body>
 __device__ __forceinline__ void for_each_own_pack(const FocalProblem<T>& p, Body&& body) {
   constexpr int kSize = Pack<T>::size;
-  for_each_pack(thread_index() * kSize, thread_count() * kSize, p.total, p.classes, body);
+  const int64_t first = thread_index() * kSize;
+  for_each_pack(first, thread_count() * kSize, p.total, p.classes, Place(first, p.classes), body);
 }
 
 // The loss, or the gradient, whose incoming factor is one number on the device or one per element.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+__global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
     focal_elements(const FocalProblem<T> p, const Power power, const compute_t<T>* scale,
                    const T* each, T* out) {
   using C = compute_t<T>;
   const C common = kGradient && scale != nullptr ? *scale : C(1);
-  for_each_own_pack(p, [&](int64_t first, const Place& place) {
+  for_each_own_pack(p, [&](int64_t first, const Place<int64_t>& place) {
     FocalTerm<C> terms[Pack<T>::size];
     focal_terms<T, Power, kHard>(p, power, first, place, terms);
     if (kGradient && each != nullptr) {
@@ -116,13 +117,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
 // The sum by block and, with kGradient, the gradient of sum / divisor. A pack is added up in float
 // and joins the thread's sum in double: consumer GPUs do one double operation for 64 in float.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+__global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
     focal_partial_sums(const FocalProblem<T> p, const Power power, const compute_t<T>* divisor,
                        double* partial, T* gradient) {
   using C = compute_t<T>;
   const C scale = kGradient && divisor != nullptr ? C(1) / *divisor : C(1);
   double sum = 0;
-  for_each_own_pack(p, [&](int64_t first, const Place& place) {
+  for_each_own_pack(p, [&](int64_t first, const Place<int64_t>& place) {
     FocalTerm<C> terms[Pack<T>::size];
     focal_terms<T, Power, kHard>(p, power, first, place, terms);
     C pack_sum = 0;

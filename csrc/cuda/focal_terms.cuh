@@ -8,21 +8,23 @@
 namespace focaldet {
 
 constexpr int kFocalThreads = 256;
-constexpr int kFocalBlocksPerProcessor = 4;  // at least: room for 64 registers
+// At least: room for 64 registers, or 128 where a number takes two.
+template <class T>
+constexpr int kFocalBlocksPerProcessor = sizeof(T) == 8 ? 2 : 4;
 
+template <class Index>
 struct Place {
-  int64_t row, column;
-  __device__ Place(int64_t element, int64_t classes)
-      : row(element / classes), column(element % classes) {}
+  Index row, column;
+  __device__ __forceinline__ Place(Index element, Index classes)
+      : row(element / classes), column(element - row * classes) {}
 };
 
-// body(first element, its place) for the packs of `size` at first, first + stride, ..., before end.
-// One division at the start; then row and class are carried along.
-template <class Body>
-__device__ __forceinline__ void for_each_pack(int64_t first, int64_t stride, int64_t end,
-                                              int64_t classes, Body&& body) {
-  Place place(first, classes);
-  const Place step(stride, classes);
+// body(first element, its place) for the packs at first, first + stride, ..., before end. `place`
+// is that of the first; then row and class are carried along, without divisions.
+template <class Index, class Body>
+__device__ __forceinline__ void for_each_pack(Index first, Index stride, Index end, Index classes,
+                                              Place<Index> place, Body&& body) {
+  const Place<Index> step(stride, classes);
   for (; first < end; first += stride) {
     body(first, place);
     place.row += step.row;
@@ -42,14 +44,14 @@ struct PackLabels {
   unsigned counted = 0;  // its row is not ignored
 
   // label_of(row): its class, -1 for background; anything else is ignored.
-  template <class LabelOf>
-  __device__ __forceinline__ PackLabels(const Place& place, int64_t rows, int64_t classes,
+  template <class Index, class LabelOf>
+  __device__ __forceinline__ PackLabels(const Place<Index>& place, Index rows, Index classes,
                                         LabelOf&& label_of) {
-    int64_t row = place.row, start = -place.column;  // positions relative to the pack
+    Index row = place.row, start = -place.column;  // positions relative to the pack
     for (; start < kSize && row < rows; ++row, start += classes) {
-      const int64_t label = label_of(row);
+      const Index label = label_of(row);
       if (label < -1 || label >= classes) continue;
-      const int64_t end = start + classes, position = start + label;
+      const Index end = start + classes, position = start + label;
       const unsigned before = start > 0 ? (1u << start) - 1 : 0;
       counted |= (end < kSize ? (1u << end) - 1 : ~0u) & ~before;
       if (label >= 0 && position >= 0 && position < kSize) hot |= 1u << position;

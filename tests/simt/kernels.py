@@ -111,7 +111,11 @@ def is_written(argument: Any) -> bool:
 
 def copied(argument: Any) -> Any:
     """With the same strides."""
-    return argument.clone() if isinstance(argument, Tensor) else [a.clone() for a in argument]
+    if not isinstance(argument, Tensor):
+        return [copied(each) for each in argument]
+    return torch.empty_strided(argument.shape, argument.stride(), dtype=argument.dtype).copy_(
+        argument
+    )
 
 
 def flat(result: Any) -> list[Tensor]:
