@@ -43,6 +43,10 @@ struct PackLabels {
   unsigned hot = 0;      // the class of its row
   unsigned counted = 0;  // its row is not ignored
 
+  __device__ __forceinline__ bool plain() const {
+    return hot == 0 && (counted & ((1u << kSize) - 1)) == (1u << kSize) - 1;
+  }
+
   // label_of(row): its class, -1 for background; anything else is ignored.
   template <class Index, class LabelOf>
   __device__ __forceinline__ PackLabels(const Place<Index>& place, Index rows, Index classes,

@@ -34,15 +34,28 @@ struct FocalBalance {
 };
 
 // One pack of logits: writes the gradient times `factor` and returns the loss. hot(i) and
-// counted(i) speak of its elements, as does alpha_of(i) where there is a table.
+// counted(i) speak of its elements, as does alpha_of(i) where there is a table. Nearly all packs
+// are `plain`, nothing but background: one weight for all, and no choices.
 template <class T, class Power, bool kGradient, class Hot, class Counted, class AlphaOf>
 __device__ __forceinline__ compute_t<T> hard_pack(const Pack<T>& inputs, const Power& power,
                                                   const FocalBalance<compute_t<T>>& balance,
-                                                  compute_t<T> factor, Hot&& hot, Counted&& counted,
-                                                  AlphaOf&& alpha_of, Pack<T>& gradient) {
+                                                  compute_t<T> factor, bool plain, Hot&& hot,
+                                                  Counted&& counted, AlphaOf&& alpha_of,
+                                                  Pack<T>& gradient) {
   using C = compute_t<T>;
   const HardWeights<C> common(balance.alpha);
   C loss = 0;
+  // A weight of 0 would not silence infinite losses here.
+  if (plain && balance.class_alpha == nullptr && common.negative != C(0)) {
+    const C slope = common.negative * factor;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::size; ++i) {
+      const FocalTerm<C> term = focal_negative(static_cast<C>(inputs.items[i]), power);
+      loss += term.loss;
+      if (kGradient) gradient.items[i] = static_cast<T>(term.grad * slope);
+    }
+    return loss * common.negative;
+  }
 #pragma unroll
   for (int i = 0; i < Pack<T>::size; ++i) {
     const HardWeights<C> weights =
@@ -76,23 +89,23 @@ __device__ __forceinline__ double packed_focal(const Maps<T>& maps, const MapBlo
   const int column = static_cast<int>(begin - begin_row * classes);
   const int own = static_cast<int>(threadIdx.x) * kSize;
   double sum = 0;
-  for_each_pack(own, kStride, n, classes, Place(column + own, classes),
-                [&](int first, const Place<int>& place) {
-                  const Pack<T> inputs = load(in, first, n);
-                  const PackLabels<kSize> said(place, rows, classes,
-                                               [&](int row) { return labels[row]; });
-                  int k = place.column - 1;
-                  const auto alpha_of = [&](int) {  // called for one element after the other
-                    k = k + 1 == classes ? 0 : k + 1;
-                    return balance.class_alpha[k];
-                  };
-                  Pack<T> gradient;
-                  const C loss = hard_pack<T, Power, kGradient>(
-                      inputs, power, balance, factor, [&](int i) { return has(said.hot, i); },
-                      [&](int i) { return has(said.counted, i); }, alpha_of, gradient);
-                  sum += static_cast<double>(loss);
-                  if (kGradient) store(out, first, n, gradient);
-                });
+  for_each_pack(
+      own, kStride, n, classes, Place(column + own, classes),
+      [&](int first, const Place<int>& place) {
+        const Pack<T> inputs = load(in, first, n);
+        const PackLabels<kSize> said(place, rows, classes, [&](int row) { return labels[row]; });
+        int k = place.column - 1;
+        const auto alpha_of = [&](int) {  // called for one element after the other
+          k = k + 1 == classes ? 0 : k + 1;
+          return balance.class_alpha[k];
+        };
+        Pack<T> gradient;
+        const C loss = hard_pack<T, Power, kGradient>(
+            inputs, power, balance, factor, said.plain(), [&](int i) { return has(said.hot, i); },
+            [&](int i) { return has(said.counted, i); }, alpha_of, gradient);
+        sum += static_cast<double>(loss);
+        if (kGradient) store(out, first, n, gradient);
+      });
   return sum;
 }
 
@@ -116,6 +129,9 @@ __device__ __forceinline__ double planar_focal(const Maps<T>& maps, const MapBlo
   int32_t label[kSize];
 #pragma unroll
   for (int i = 0; i < kSize; ++i) label[i] = i < n ? labels[i] : kBetween;
+  bool plain = true;
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) plain = plain && label[i] == kBackground;
   int k = static_cast<int>(chunk_of_cell - cell * chunks) * kPacksPerThread;
   const int left = static_cast<int>(maps.channels) - k;
   const int k_end = k + (left < kPacksPerThread ? left : kPacksPerThread);
@@ -127,7 +143,7 @@ __device__ __forceinline__ double planar_focal(const Maps<T>& maps, const MapBlo
     const Pack<T> inputs = load(in, 0, n);
     Pack<T> gradient;
     const C loss = hard_pack<T, Power, kGradient>(
-        inputs, power, balance, factor, [&](int i) { return label[i] == k; },
+        inputs, power, balance, factor, plain, [&](int i) { return label[i] == k; },
         [&](int i) { return label[i] >= kBackground; }, [&](int) { return balance.class_alpha[k]; },
         gradient);
     sum += static_cast<double>(loss);
