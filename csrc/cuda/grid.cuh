@@ -2,8 +2,6 @@
 // its flat index.
 #pragma once
 
-#include <limits>
-
 #include "../anchor_grid.h"
 #include "launch.cuh"
 
@@ -16,8 +14,7 @@ constexpr int kMaxCells = 192;  // over all levels; keeps the parameters below 4
 struct GridParams {
   struct Level {
     AnchorLevel grid;
-    int64_t first;     // flat index of its first anchor
-    Box<float> reach;  // the hull of its cell anchors
+    int64_t first;  // flat index of its first anchor
   };
   int64_t total, cells;  // anchors in all, anchors per position
   int levels;
@@ -33,18 +30,13 @@ inline GridParams grid_params(const AnchorTable& table, const char* op) {
   FD_CHECK(levels <= kMaxLevels && levels * table.cells <= kMaxCells, op, ": on CUDA at most ",
            kMaxLevels, " levels and ", kMaxCells, " cell anchors over all levels, not ", levels,
            " and ", levels * table.cells);
-  constexpr float kFar = std::numeric_limits<float>::infinity();
   GridParams params{table.count(), table.cells, static_cast<int>(levels), {}, {}};
   for (int64_t l = 0; l < levels; ++l) {
     const AnchorTable::Level& level = table.levels[l];
-    Box<float> reach{kFar, kFar, -kFar, -kFar};
     for (int64_t a = 0; a < table.cells; ++a) {
-      const float* cell = level.cell(a);
-      std::copy_n(cell, 4, params.cell[l * table.cells + a].items);
-      reach = {min_(reach.x1, cell[0]), min_(reach.y1, cell[1]), max_(reach.x2, cell[2]),
-               max_(reach.y2, cell[3])};
+      std::copy_n(level.cell(a), 4, params.cell[l * table.cells + a].items);
     }
-    params.level[l] = {level.grid, level.first, reach};
+    params.level[l] = {level.grid, level.first};
   }
   return params;
 }

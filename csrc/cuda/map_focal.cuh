@@ -50,7 +50,7 @@ __device__ __forceinline__ compute_t<T> hard_pack(const Pack<T>& inputs, const P
     const C slope = common.negative * factor;
 #pragma unroll
     for (int i = 0; i < Pack<T>::size; ++i) {
-      const FocalTerm<C> term = focal_negative(static_cast<C>(inputs.items[i]), power);
+      const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(0), power);
       loss += term.loss;
       if (kGradient) gradient.items[i] = static_cast<T>(term.grad * slope);
     }
