@@ -68,11 +68,11 @@ inline void check_per_class(const Tensor& table, int64_t classes, const char* na
            " must have one value per class");
 }
 
-inline void check_ground_truth(const Tensor& gt_boxes, const Tensor& gt_splits) {
-  FD_CHECK(gt_boxes.dim() == 2 && gt_boxes.size(1) == 4, "gt_boxes must be [T, 4]");
+inline void check_ground_truth(const Tensor& gt_boxes, const Tensor& gt_splits, const char* op) {
+  FD_CHECK(gt_boxes.dim() == 2 && gt_boxes.size(1) == 4, op, ": gt_boxes must be [T, 4]");
   FD_CHECK(
       gt_splits.dim() == 1 && gt_splits.size(0) >= 1 && gt_splits.scalar_type() == ScalarType::Long,
-      "gt_splits must be int64 [B + 1]");
+      op, ": gt_splits must be int64 [B + 1]");
 }
 
 // Returns the number of classes. Loss and gradient of a loss have the shape of the labels.

@@ -96,7 +96,7 @@ struct LossArguments {
     FD_CHECK(!cell_anchors.empty(), "retinanet_loss: no cell anchors");
     feature_sizes(cls_logits);
     feature_sizes(box_deltas);
-    check_ground_truth(gt_boxes, gt_splits);
+    check_ground_truth(gt_boxes, gt_splits, "retinanet_loss");
     FD_CHECK(gt_splits.size(0) == cls_logits[0].size(0) + 1,
              "retinanet_loss: gt_splits must be "
              "int64 [B + 1]");

@@ -216,7 +216,7 @@ Tensor count_foreground(const std::optional<Tensor>& anchors,
 
 Tensor match(const AnchorTable& table, const std::optional<Tensor>& anchors, const Tensor& gt_boxes,
              const Tensor& gt_splits, const MatchRules& rules) {
-  check_ground_truth(gt_boxes, gt_splits);
+  check_ground_truth(gt_boxes, gt_splits, "match_anchors");
   std::optional<Tensor> rows;
   if (anchors) {
     FD_CHECK(anchors->dim() == 2 && anchors->size(1) == 4, "match_anchors: anchors must be [n, 4]");

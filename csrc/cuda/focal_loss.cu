@@ -1,26 +1,26 @@
-// Sigmoid focal loss on CUDA: elementwise, summed, and its gradient (math/focal.h).
+// Sigmoid focal loss on CUDA: elementwise, its gradient, summed, or sum and gradient in one pass
+// (math/focal.h).
 //
 // Threads stride over the logits in packs of 16 bytes. A thread divides its first position into row
 // and class once and then carries both along, so that integer targets cost a label read per pack,
 // mostly from the cache, and no division.
-// Bytes, with S the size of the logits: loss and gradient 2 S, the sum S; 8 per row for labels, or
-// S for dense targets, and S for an elementwise incoming gradient. Operations: about 75 per element
-// (an exponential, a logarithm, two divisions). Sums go pack by pack through double, in an order
-// that depends on the shape alone: the same bits on every run and every GPU.
+// Bytes, with S the size of the logits: loss and gradient 2 S, the sum S, the sum with its gradient
+// 2 S; 8 per row for labels, or S for dense targets, and S for an elementwise incoming gradient.
+// Operations: about 75 per element (an exponential, a logarithm, two divisions). Sums go pack by
+// pack through double, in an order that depends on the shape alone: the same bits on every run and
+// every GPU. A sum takes two launches, everything else one.
 #include <type_traits>
 
 #include "../arguments.h"
-#include "../math/focal.h"
-#include "launch.cuh"
+#include "focal_terms.cuh"
 
 namespace focaldet {
 namespace {
 
 using MaybeTensor = std::optional<Tensor>;
-constexpr int kThreads = 256;
-constexpr int kBlocksPerProcessor = 4;  // at least: room for 64 registers
-constexpr int64_t kMaxBlocks = 4096;    // a few times what the largest GPU holds at once
-constexpr int64_t kSumBlocks = 1024;    // partial sums
+constexpr int kThreads = kFocalThreads;
+constexpr int64_t kMaxBlocks = 4096;  // a few times what the largest GPU holds at once
+constexpr int64_t kSumBlocks = 1024;  // partial sums
 
 // Rows of classes over dense memory, as cpu/focal_loss.cpp. Targets are labels (one per row) or
 // values (one per element); the tables hold one factor per class, or are null.
@@ -30,50 +30,25 @@ struct FocalProblem {
   int64_t rows, classes, total;
   const T *inputs, *values;
   const int64_t* labels;
+  FocalForm form;
   C alpha, smoothing;
   const C *class_alpha, *class_weight;
 };
 
-struct Place {
-  int64_t row, column;
-  __device__ Place(int64_t element, int64_t classes)
-      : row(element / classes), column(element % classes) {}
-};
-
-// What the labels say about a pack, bit by element. Found before the arithmetic, which then has no
-// branches: as a rule a pack lies in one row, and the loop runs once.
-struct PackLabels {
-  unsigned hot = 0;      // the class of its row
-  unsigned counted = 0;  // its row is not ignored
-
-  template <class T>
-  __device__ PackLabels(const FocalProblem<T>& p, const Place& place) {
-    constexpr int kSize = Pack<T>::size;
-    int64_t row = place.row, start = -place.column;  // positions relative to the pack
-    for (; start < kSize && row < p.rows; ++row, start += p.classes) {
-      const int64_t label = p.labels[row];
-      if (label < -1 || label >= p.classes) continue;
-      const int64_t end = start + p.classes, position = start + label;
-      const unsigned before = start > 0 ? (1u << start) - 1 : 0;
-      counted |= (end < kSize ? (1u << end) - 1 : ~0u) & ~before;
-      if (label >= 0 && position >= 0 && position < kSize) hot |= 1u << position;
-    }
-  }
-};
-
-// The terms of one pack: the loss or its derivative, with every factor but the incoming gradient.
-// kHard: the targets are labels without smoothing.
-template <class T, class Power, bool kHard, bool kGradient>
+// The terms of one pack, with every factor but the incoming gradient. kHard: the targets are labels
+// without smoothing, of a form that weighs them by alpha alone.
+template <class T, class Power, bool kHard>
 __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Power& power,
-                                            int64_t first, const Place& place,
-                                            compute_t<T> (&terms)[Pack<T>::size]) {
+                                            int64_t first, const Place<int64_t>& place,
+                                            FocalTerm<compute_t<T>> (&terms)[Pack<T>::size]) {
   using C = compute_t<T>;
   constexpr int kSize = Pack<T>::size;
   const Pack<T> inputs = load(p.inputs, first, p.total);
   C targets[kSize];
   unsigned counted = ~0u;
   if (kHard || p.labels != nullptr) {
-    const PackLabels labels(p, place);
+    const PackLabels<kSize> labels(place, p.rows, p.classes,
+                                   [&](int64_t row) { return p.labels[row]; });
     counted = labels.counted;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) targets[i] = C(has(labels.hot, i));
@@ -82,18 +57,16 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
 #pragma unroll
     for (int i = 0; i < kSize; ++i) targets[i] = static_cast<C>(values.items[i]);
   }
-  const C negative = focal_weight(FocalForm::focal, C(0), p.alpha),
-          positive = focal_weight(FocalForm::focal, C(1), p.alpha);
+  const HardWeights<C> weights(p.alpha);
 #pragma unroll
   for (int i = 0; i < kSize; ++i) {
     C& t = targets[i];
     const C x = static_cast<C>(inputs.items[i]);
     if (!kHard && p.smoothing != C(0)) t = smooth(t, p.smoothing);
-    const FocalTerm<C> both =
-        kHard ? focal_hard(x, t, power) : focal(FocalForm::focal, x, t, power);
-    const C weight =
-        kHard ? (t == C(0) ? negative : positive) : focal_weight(FocalForm::focal, t, p.alpha);
-    terms[i] = has(counted, i) ? weigh(weight, kGradient ? both.grad : both.loss) : C(0);
+    const FocalTerm<C> both = kHard ? focal_hard(x, t, power) : focal(p.form, x, t, power);
+    C weight = kHard ? weights.of(t != C(0)) : focal_weight(p.form, t, p.alpha);
+    if (p.class_alpha != nullptr) weight = C(1);  // below
+    terms[i] = has(counted, i) ? weigh(weight, both) : FocalTerm<C>{C(0), C(0)};
   }
   if (p.class_alpha != nullptr || p.class_weight != nullptr) {
     int64_t k = place.column;
@@ -101,7 +74,7 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
     for (int i = 0; i < kSize; ++i) {
       if (has(counted, i)) {
         if (p.class_alpha != nullptr) {
-          terms[i] = weigh(focal_weight(FocalForm::focal, targets[i], p.class_alpha[k]), terms[i]);
+          terms[i] = weigh(focal_weight(p.form, targets[i], p.class_alpha[k]), terms[i]);
         }
         if (p.class_weight != nullptr) terms[i] = weigh(p.class_weight[k], terms[i]);
       }
@@ -110,61 +83,63 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
   }
 }
 
-// body(first element of a pack, its place), for every pack of this thread.
 template <class T, class Body>
-__device__ __forceinline__ void for_each_pack(const FocalProblem<T>& p, Body&& body) {
-  const int64_t stride = thread_count() * Pack<T>::size;
-  int64_t first = thread_index() * Pack<T>::size;
-  Place place(first, p.classes);
-  const Place step(stride, p.classes);
-  for (; first < p.total; first += stride) {
-    body(first, place);
-    place.row += step.row;
-    place.column += step.column;
-    if (place.column >= p.classes) {
-      place.column -= p.classes;
-      ++place.row;
-    }
-  }
+__device__ __forceinline__ void for_each_own_pack(const FocalProblem<T>& p, Body&& body) {
+  constexpr int kSize = Pack<T>::size;
+  const int64_t first = thread_index() * kSize;
+  for_each_pack(first, thread_count() * kSize, p.total, p.classes, Place(first, p.classes), body);
 }
 
 // The loss, or the gradient, whose incoming factor is one number on the device or one per element.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+__global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
     focal_elements(const FocalProblem<T> p, const Power power, const compute_t<T>* scale,
                    const T* each, T* out) {
   using C = compute_t<T>;
   const C common = kGradient && scale != nullptr ? *scale : C(1);
-  for_each_pack(p, [&](int64_t first, const Place& place) {
-    C terms[Pack<T>::size];
-    focal_terms<T, Power, kHard, kGradient>(p, power, first, place, terms);
+  for_each_own_pack(p, [&](int64_t first, const Place<int64_t>& place) {
+    FocalTerm<C> terms[Pack<T>::size];
+    focal_terms<T, Power, kHard>(p, power, first, place, terms);
     if (kGradient && each != nullptr) {
       const Pack<T> incoming = load(each, first, p.total);
 #pragma unroll
-      for (int i = 0; i < Pack<T>::size; ++i) terms[i] *= static_cast<C>(incoming.items[i]);
+      for (int i = 0; i < Pack<T>::size; ++i) terms[i].grad *= static_cast<C>(incoming.items[i]);
     }
     Pack<T> result;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::size; ++i) result.items[i] = static_cast<T>(terms[i] * common);
+    for (int i = 0; i < Pack<T>::size; ++i) {
+      result.items[i] = static_cast<T>(kGradient ? terms[i].grad * common : terms[i].loss);
+    }
     store(out, first, p.total, result);
   });
 }
 
-// A pack is added up in float and joins the thread's sum in double: consumer GPUs do one double
-// operation for 64 in float.
-template <class T, class Power, bool kHard>
-__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
-    focal_partial_sums(const FocalProblem<T> p, const Power power, double* partial) {
+// The sum by block and, with kGradient, the gradient of sum / divisor. A pack is added up in float
+// and joins the thread's sum in double: consumer GPUs do one double operation for 64 in float.
+template <class T, class Power, bool kHard, bool kGradient>
+__global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
+    focal_partial_sums(const FocalProblem<T> p, const Power power, const compute_t<T>* divisor,
+                       double* partial, T* gradient) {
+  using C = compute_t<T>;
+  const C scale = kGradient && divisor != nullptr ? C(1) / *divisor : C(1);
   double sum = 0;
-  for_each_pack(p, [&](int64_t first, const Place& place) {
-    compute_t<T> terms[Pack<T>::size];
-    focal_terms<T, Power, kHard, false>(p, power, first, place, terms);
-    compute_t<T> pack_sum = 0;
+  for_each_own_pack(p, [&](int64_t first, const Place<int64_t>& place) {
+    FocalTerm<C> terms[Pack<T>::size];
+    focal_terms<T, Power, kHard>(p, power, first, place, terms);
+    C pack_sum = 0;
 #pragma unroll
     for (int i = 0; i < Pack<T>::size; ++i) {
-      if (first + i < p.total) pack_sum += terms[i];
+      if (first + i < p.total) pack_sum += terms[i].loss;
     }
     sum += static_cast<double>(pack_sum);
+    if (kGradient) {
+      Pack<T> result;
+#pragma unroll
+      for (int i = 0; i < Pack<T>::size; ++i) {
+        result.items[i] = static_cast<T>(terms[i].grad * scale);
+      }
+      store(gradient, first, p.total, result);
+    }
   });
   const double total = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
@@ -172,50 +147,69 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
 
 template <class C>
 __global__ void __launch_bounds__(kThreads)
-    add_partial_sums(const double* partial, int64_t n, C* out) {
+    add_partial_sums(const double* partial, int64_t n, const C* divisor, C* out) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += partial[i];
   const double total = block_sum<kThreads>(sum);
-  if (threadIdx.x == 0) *out = static_cast<C>(total);
+  if (threadIdx.x == 0) {
+    *out = static_cast<C>(divisor == nullptr ? total : total / static_cast<double>(*divisor));
+  }
 }
 
-enum class Output { loss, sum, gradient };
+enum class Output { loss, gradient, sum, sum_and_gradient };
 
+// What was asked for, of the two.
+struct Results {
+  MaybeTensor elements, sum;
+};
+
+// `upstream` is the gradient's incoming factor, by element or 0-dim, or what sums are divided by.
 template <bool kHard, class T, class Power>
-Tensor run(Output output, const Tensor& inputs, const FocalProblem<T>& p, const Power& power,
-           const MaybeTensor& upstream) {
+Results run(Output output, const Tensor& inputs, const FocalProblem<T>& p, const Power& power,
+            const MaybeTensor& upstream) {
   using C = compute_t<T>;
   const OnDevice device(inputs);
   const int64_t packs = (p.total + Pack<T>::size - 1) / Pack<T>::size;
-  if (output == Output::sum) {
-    const int64_t blocks = blocks_for(packs, kThreads, kSumBlocks);
-    Tensor partial = empty({blocks}, ScalarType::Double, inputs);
-    Tensor sum = empty({}, compute_dtype(inputs), inputs);
-    double* partials = partial.mutable_data_ptr<double>();
-    device.launch({blocks, kThreads}, focal_partial_sums<T, Power, kHard>, p, power, partials);
-    device.launch({1, kThreads}, add_partial_sums<C>, partials, blocks, sum.mutable_data_ptr<C>());
-    return sum;
-  }
-  Tensor result = torch::stable::empty_like(inputs);
   const bool one = upstream && upstream->dim() == 0, each = upstream && !one;
-  device.launch({blocks_for(packs, kThreads, kMaxBlocks), kThreads},
-                output == Output::loss ? focal_elements<T, Power, kHard, false>
-                                       : focal_elements<T, Power, kHard, true>,
-                p, power, one ? upstream->const_data_ptr<C>() : nullptr,
-                each ? upstream->const_data_ptr<T>() : nullptr, result.mutable_data_ptr<T>());
-  return result;
+  const C* scalar = one ? upstream->const_data_ptr<C>() : nullptr;
+  Results results;
+  T* elements = nullptr;
+  if (output != Output::sum) {
+    results.elements = torch::stable::empty_like(inputs);
+    elements = results.elements->template mutable_data_ptr<T>();
+  }
+  if (output == Output::loss || output == Output::gradient) {
+    device.launch({blocks_for(packs, kThreads, kMaxBlocks), kThreads},
+                  output == Output::loss ? focal_elements<T, Power, kHard, false>
+                                         : focal_elements<T, Power, kHard, true>,
+                  p, power, scalar, each ? upstream->const_data_ptr<T>() : nullptr, elements);
+    return results;
+  }
+  const int64_t blocks = blocks_for(packs, kThreads, kSumBlocks);
+  Tensor partial = empty({blocks}, ScalarType::Double, inputs);
+  double* partials = partial.mutable_data_ptr<double>();
+  results.sum = empty({}, compute_dtype(inputs), inputs);
+  device.launch({blocks, kThreads},
+                output == Output::sum ? focal_partial_sums<T, Power, kHard, false>
+                                      : focal_partial_sums<T, Power, kHard, true>,
+                p, power, scalar, partials, elements);
+  device.launch({1, kThreads}, add_partial_sums<C>, partials, blocks, scalar,
+                results.sum->template mutable_data_ptr<C>());
+  return results;
 }
 
 struct FocalParams {
   double alpha, gamma, smoothing;
   const MaybeTensor &class_alpha, &class_weight;
+  const std::string& form;
 };
 
-Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const FocalParams& params,
-             const MaybeTensor& upstream = std::nullopt) {
+Results focal(Output output, const Tensor& inputs, const Tensor& targets, const FocalParams& params,
+              const MaybeTensor& upstream = std::nullopt) {
   check_device(inputs, {targets, upstream, params.class_alpha, params.class_weight},
                "sigmoid_focal_loss");
   const Tensor x = dense(inputs);
+  const FocalForm form = focal_form(params.form);
   const FocalShape shape = check_focal_loss(inputs, targets, upstream);
   const bool labelled = shape.labelled;
   const Tensor t = labelled ? dense(targets) : dense(targets, inputs.scalar_type());
@@ -237,11 +231,12 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
                                   x.const_data_ptr<T>(),
                                   labelled ? nullptr : t.const_data_ptr<T>(),
                                   labelled ? t.const_data_ptr<int64_t>() : nullptr,
-                                  static_cast<C>(alphas ? -1 : params.alpha),
+                                  form,
+                                  static_cast<C>(params.alpha),
                                   static_cast<C>(params.smoothing),
                                   alphas ? alphas->template const_data_ptr<C>() : nullptr,
                                   weights ? weights->template const_data_ptr<C>() : nullptr};
-    const bool hard = labelled && params.smoothing == 0;
+    const bool hard = labelled && params.smoothing == 0 && form != FocalForm::varifocal;
     const auto with = [&](const auto& power) {
       return hard ? run<true>(output, x, problem, power, up)
                   : run<false>(output, x, problem, power, up);
@@ -256,25 +251,39 @@ Tensor focal(Output output, const Tensor& inputs, const Tensor& targets, const F
 
 Tensor sigmoid_focal_loss(const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
                           const MaybeTensor& class_alpha, const MaybeTensor& class_weight,
-                          double label_smoothing, const std::string&) {
-  return focal(Output::loss, inputs, targets,
-               {alpha, gamma, label_smoothing, class_alpha, class_weight});
+                          double label_smoothing, const std::string& form) {
+  return *focal(Output::loss, inputs, targets,
+                {alpha, gamma, label_smoothing, class_alpha, class_weight, form})
+              .elements;
 }
 
 Tensor sigmoid_focal_loss_sum(const Tensor& inputs, const Tensor& targets, double alpha,
                               double gamma, const MaybeTensor& class_alpha,
                               const MaybeTensor& class_weight, double label_smoothing,
-                              const std::string&) {
-  return focal(Output::sum, inputs, targets,
-               {alpha, gamma, label_smoothing, class_alpha, class_weight});
+                              const std::string& form) {
+  return *focal(Output::sum, inputs, targets,
+                {alpha, gamma, label_smoothing, class_alpha, class_weight, form})
+              .sum;
+}
+
+std::tuple<Tensor, Tensor> sigmoid_focal_loss_sum_and_gradient(
+    const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
+    const MaybeTensor& class_alpha, const MaybeTensor& class_weight, double label_smoothing,
+    const std::string& form, const MaybeTensor& divisor) {
+  FD_CHECK(!divisor || divisor->dim() == 0, "sigmoid_focal_loss: the divisor must be one number");
+  const Results both =
+      focal(Output::sum_and_gradient, inputs, targets,
+            {alpha, gamma, label_smoothing, class_alpha, class_weight, form}, divisor);
+  return {*both.sum, *both.elements};
 }
 
 Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, const Tensor& targets,
                                    double alpha, double gamma, const MaybeTensor& class_alpha,
                                    const MaybeTensor& class_weight, double label_smoothing,
-                                   const std::string&) {
-  return focal(Output::gradient, inputs, targets,
-               {alpha, gamma, label_smoothing, class_alpha, class_weight}, grad);
+                                   const std::string& form) {
+  return *focal(Output::gradient, inputs, targets,
+                {alpha, gamma, label_smoothing, class_alpha, class_weight, form}, grad)
+              .elements;
 }
 
 }  // namespace
@@ -282,6 +291,7 @@ Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, con
 STABLE_TORCH_LIBRARY_IMPL(focaldet, CUDA, m) {
   m.impl("sigmoid_focal_loss", TORCH_BOX(&sigmoid_focal_loss));
   m.impl("sigmoid_focal_loss_sum", TORCH_BOX(&sigmoid_focal_loss_sum));
+  m.impl("sigmoid_focal_loss_sum_and_gradient", TORCH_BOX(&sigmoid_focal_loss_sum_and_gradient));
   m.impl("sigmoid_focal_loss_backward", TORCH_BOX(&sigmoid_focal_loss_backward));
 }
 

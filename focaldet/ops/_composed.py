@@ -12,23 +12,6 @@ from .. import reference
 from .anchors import Anchors
 
 
-def _match_anchors(
-    anchors: Tensor | None,
-    cell_anchors: list[float],
-    feature_sizes: list[int],
-    strides: list[int],
-    offset: float,
-    *rest: Any,
-) -> Tensor:
-    if anchors is None:
-        anchors = Anchors.from_schema(cell_anchors, feature_sizes, strides, offset)
-    return reference.match_anchors(anchors, *rest)
-
-
-def _count_foreground(*arguments: Any) -> Tensor:
-    return (_match_anchors(*arguments) >= 0).sum(dim=1)
-
-
 def _retinanet_postprocess(
     cls_logits: list[Tensor],
     box_deltas: list[Tensor],
@@ -46,8 +29,6 @@ def _retinanet_postprocess(
 
 
 ON_CUDA: dict[str, Callable[..., Any]] = {
-    "match_anchors": _match_anchors,
-    "count_foreground": _count_foreground,
     "box_iou": reference.box_iou,
     "encode_boxes": reference.encode_boxes,
     "decode_boxes": reference.decode_boxes,

@@ -38,19 +38,28 @@ class Kernels:
         return torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
 
     def call(self, op: str, *arguments: Any) -> Any:
-        """The operator's result, which every schedule must give."""
+        """The operator's result, which every schedule must give, as must what it writes over its
+        arguments."""
+        function = getattr(getattr(torch.ops, self.namespace), op).default
+        written = [
+            i for i, argument in enumerate(function._schema.arguments) if is_written(argument)
+        ]
         results = []
         with self._one_at_a_time:
             for seed in self.seeds:
                 self._machine.simt_seed(seed)
-                results.append(getattr(getattr(torch.ops, self.namespace), op)(*arguments))
+                own = [copied(a) if i in written else a for i, a in enumerate(arguments)]
+                results.append((function(*own), [own[i] for i in written]))
         for seed, result in zip(self.seeds, results, strict=True):
             if bits(result) != bits(results[0]):
                 raise AssertionError(
                     f"simt: {op} gives other bits under seed {seed} than under {self.seeds[0]}: "
                     f"{result} instead of {results[0]}"
                 )
-        return results[0]
+        result, values = results[-1]
+        for target, value in zip(flat([arguments[i] for i in written]), flat(values), strict=True):
+            target.copy_(value)
+        return result
 
     def launches(self) -> dict[str, int]:
         """How often each kernel ran."""
@@ -96,10 +105,29 @@ def operators() -> list[str]:
     ]
 
 
+def is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def copied(argument: Any) -> Any:
+    """With the same strides."""
+    if not isinstance(argument, Tensor):
+        return [copied(each) for each in argument]
+    return torch.empty_strided(argument.shape, argument.stride(), dtype=argument.dtype).copy_(
+        argument
+    )
+
+
+def flat(result: Any) -> list[Tensor]:
+    """The tensors of a result, which may be a tensor or lists and tuples of them."""
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for part in result for tensor in flat(part)]
+
+
 def bits(result: Any) -> bytes:
-    tensors = [result] if isinstance(result, Tensor) else result
     return b"|".join(
         repr((t.shape, t.dtype)).encode()
         + t.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        for t in tensors
+        for t in flat(result)
     )

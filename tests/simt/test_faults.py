@@ -140,4 +140,9 @@ def run_everything(kernels: Kernels) -> None:
     cells = [-8.0, -8.0, 8.0, 8.0, -4.0, -9.0, 4.0, 9.0]
     kernels.call("generate_anchors", torch.empty(0), cells, [20, 30], [8, 8], 0.5)
     logits, labels = torch.randn(700, 5), torch.randint(-2, 5, (700,))
-    kernels.call("sigmoid_focal_loss_sum", logits, labels, 0.25, 2.0, None, None, 0.0)
+    kernels.call("sigmoid_focal_loss_sum", logits, labels, 0.25, 2.0, None, None, 0.0, "focal")
+    near = boxes[:600] / 10
+    truth = near, torch.zeros(600, dtype=torch.int64), torch.tensor([0, 600])
+    maps = [torch.randn(1, 6, 20, 30)], [torch.randn(1, 8, 20, 30)]
+    rules = 0.5, 0.4, "torchvision", 0.25, 2.0, None, "smooth_l1", 0.1, None, False
+    kernels.call("retinanet_loss", *maps, cells, [8, 8], 0.5, *truth, *rules)

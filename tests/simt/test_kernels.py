@@ -64,10 +64,24 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
                 ops.sigmoid_focal_loss(logits, targets, gamma=gamma, reduction="sum")
         keep = ops.nms(boxes.to(dtype), scores.to(dtype), 0.5)
         assert torch.equal(keep, reference.nms(boxes.to(dtype), scores.to(dtype), 0.5))
+        head = [torch.randn(1, 3, 4, 4, dtype=dtype)], [torch.randn(1, 4, 4, 4, dtype=dtype)]
+        truth = torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([1]), torch.tensor([0, 1])
+        for gamma in (2.0, 1.5):
+            rules = 0.5, 0.4, "none", 0.25, gamma, None, "giou", 0.0, None, True
+            case = *head, [0.0, 0, 8, 8], [8, 8], 0.0, *truth, *rules
+            torch.ops.focaldet.retinanet_loss(*case)
+            torch.ops.focaldet.retinanet_loss_and_gradient(*case, None, None)
+        case = x.to(dtype), labels, 0.25, 2.0, None
+        torch.ops.focaldet.softmax_focal_loss(*case)
+        torch.ops.focaldet.softmax_focal_loss_backward(torch.tensor(1.0), *case)
+        for targets in (labels, soft):
+            for gamma in (2.0, 1.5):
+                case = x.to(dtype), targets, 0.25, gamma, None, None, 0.0, "focal"
+                torch.ops.focaldet.sigmoid_focal_loss_sum_and_gradient(*case, None)
     ops.generate_anchors(ops.AnchorGrid.paper().at([(2, 2)] * 5, (16, 16)))
     ran = set(simt_kernels.launches())
     kernel = re.compile(r"__global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(")
-    for source in build.CSRC.glob("cuda/*.cu"):
+    for source in build.CSRC.glob("cuda/*.cu*"):
         for name in kernel.findall(source.read_text()):
             assert any(each.startswith(name) for each in ran), f"{name} of {source.name}"
     powers = [("double", "RealPower<double>")]
@@ -76,5 +90,9 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
     for scalar, power in powers:
         for labelled in ("true", "false"):
             for gradient in ("true", "false"):
-                name = f"focal_elements<{scalar}, {power}, {labelled}, {gradient}>"
+                for kernel in ("focal_elements", "focal_partial_sums"):
+                    name = f"{kernel}<{scalar}, {power}, {labelled}, {gradient}>"
+                    assert any(each.startswith(name) for each in ran), name
+        for gradient in ("true", "false"):
+            for name in (f"map_focal<{scalar}, {power}, {gradient}>", f"map_boxes<{scalar}, "):
                 assert any(each.startswith(name) for each in ran), name
