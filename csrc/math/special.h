@@ -114,6 +114,24 @@ FD_HD float sigmoid(float x) {
 }
 FD_HD double sigmoid(double x) { return 1.0 / (1.0 + exp_(-x)); }
 
+// 1 / y for y in [1, 2] without a division, at most 1 ulp: a quadratic (minimax fit) and two steps
+// of Newton's, of which each squares the error.
+FD_HD float reciprocal_by_fma(float y) {
+  float r = std::fma(y, std::fma(y, 0.32322705f, -1.4545294f), 2.1212006f);
+  r = std::fma(std::fma(-y, r, 1.0f), r, r);
+  return std::fma(std::fma(-y, r, 1.0f), r, r);
+}
+
+// A GPU divides in about 9 instructions and a branch, a CPU beside its other work.
+FD_HD float reciprocal_unit(float y) {
+#ifdef __CUDA_ARCH__
+  return reciprocal_by_fma(y);
+#else
+  return 1.0f / y;
+#endif
+}
+FD_HD double reciprocal_unit(double y) { return 1.0 / y; }
+
 // What the losses need of one logit, from one exponential and without cancellation.
 template <class T>
 struct Logistic {
@@ -127,7 +145,7 @@ struct Logistic {
 template <class T>
 FD_HD Logistic<T> logistic(T x, T e) {
   const bool positive = x >= T(0);
-  const T larger = T(1) / (T(1) + e);
+  const T larger = reciprocal_unit(T(1) + e);
   const T smaller = e * larger;
   const T softplus = log1p_unit(e);
   const T longer = std::fabs(x) + softplus;

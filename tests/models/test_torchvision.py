@@ -165,22 +165,24 @@ def test_same_losses_and_gradients(version, box_loss, dtype):
     theirs.head.regression_head._loss_type = box_loss
     ours = ours_with(theirs, version, normalizer="image", box_loss=box_loss).to(dtype)
     exact = copy.deepcopy(theirs).double()
+    # The same images: ours keeps these numbers in float32, and a ReLU near its kink goes either way.
+    exact.transform.image_mean = ours.transform.mean.flatten().tolist()
+    exact.transform.image_std = ours.transform.std.flatten().tolist()
     wide = [image.double() for image in images]
     double_targets = [t | {"boxes": t["boxes"].double()} for t in targets]
     want, want_gradients = gradients(exact, wide, double_targets)
     if dtype == torch.float64:
         got, got_gradients = gradients(ours, wide, targets)
-    else:
+        theirs, their_gradients = want, want_gradients
+    else:  # rounding in the networks decides: torchvision's own error is the measure
         got, got_gradients = gradients(ours, images, targets)
-        _, their_gradients = gradients(theirs, images, targets)
+        theirs, their_gradients = gradients(theirs, images, targets)
     assert got.keys() == want.keys()
     for name, loss in want.items():
         assert loss.item() > 0.01
-        assert got[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+        bound = 1e-5 * loss + 2 * (theirs[name] - loss).abs()
+        assert (got[name] - loss).abs() < bound, name
     for name, truth in want_gradients.items():
         error = (got_gradients[name] - truth).norm() / truth.norm()
-        bound = 1e-4
-        if dtype == torch.float32:
-            # A ReLU near its kink goes either way: torchvision's own error is the measure.
-            bound = 2 * (their_gradients[name] - truth).norm() / truth.norm() + 1e-5
-        assert error < bound, f"gradient of {name}: {error:.1e}"
+        theirs_error = (their_gradients[name] - truth).norm() / truth.norm()
+        assert error < 2 * theirs_error + 1e-5, f"gradient of {name}: {error:.1e}"
