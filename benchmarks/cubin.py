@@ -22,13 +22,16 @@ WORDS = {
     "BFloat16": "bfloat16",
     "Half": "float16",
     "IntegerPower<2>": "gamma 2",
-    "RealPower<float>": "any gamma",
-    "RealPower<double>": "any gamma",
+    "RealPower<float, AnyFraction>": "any gamma",
+    "RealPower<double, AnyFraction>": "any gamma",
 }
 HARD = {"true": "hard labels", "false": "any targets"}
+WITH_GRADIENT = {"true": "loss and gradient", "false": "loss"}
 FLAGS = {
     "focal_elements": (HARD, {"true": "gradient", "false": "loss"}),
-    "focal_partial_sums": (HARD,),
+    "focal_partial_sums": (HARD, WITH_GRADIENT),
+    "map_boxes": (WITH_GRADIENT,),
+    "map_focal": (WITH_GRADIENT,),
 }
 
 

@@ -105,9 +105,9 @@ template <>
 std::unique_ptr<FocalTerms<float>> make_focal_terms(double gamma, FocalForm form) {
   if (gamma == 2) return terms<float>(IntegerPower<2>{}, form);
   const RealPower<float> split(gamma);
-  if (split.fraction == 0) return terms<float>(RealPower<float, Fraction::none>(gamma), form);
-  if (split.fraction == 0.5f) return terms<float>(RealPower<float, Fraction::half>(gamma), form);
-  return terms<float>(RealPower<float, Fraction::other>(gamma), form);
+  if (split.fraction == 0) return terms<float>(RealPower<float, NoFraction>(gamma), form);
+  if (split.fraction == 0.5f) return terms<float>(RealPower<float, HalfFraction>(gamma), form);
+  return terms<float>(RealPower<float, OtherFraction>(gamma), form);
 }
 
 // float64 is for checking gradients: one set of loops.

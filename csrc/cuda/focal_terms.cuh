@@ -8,9 +8,9 @@
 namespace focaldet {
 
 constexpr int kFocalThreads = 256;
-// At least: room for 64 registers, or 128 where a number takes two.
+// At least: room for 64 registers, 80 for the packs of 8, 128 where a number takes two.
 template <class T>
-constexpr int kFocalBlocksPerProcessor = sizeof(T) == 8 ? 2 : 4;
+constexpr int kFocalBlocksPerProcessor = sizeof(T) == 8 ? 2 : (sizeof(T) == 2 ? 3 : 4);
 
 template <class Index>
 struct Place {

@@ -60,10 +60,10 @@ __device__ __forceinline__ compute_t<T> hard_pack(const Pack<T>& inputs, const P
   for (int i = 0; i < Pack<T>::size; ++i) {
     const HardWeights<C> weights =
         balance.class_alpha != nullptr ? HardWeights<C>(alpha_of(i)) : common;
-    const FocalTerm<C> term =
-        weigh(weights.of(hot(i)), focal_hard(static_cast<C>(inputs.items[i]), C(hot(i)), power));
-    loss += counted(i) ? term.loss : C(0);
-    if (kGradient) gradient.items[i] = static_cast<T>(counted(i) ? term.grad * factor : C(0));
+    const C weight = counted(i) ? weights.of(hot(i)) : C(0);
+    const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(hot(i)), power);
+    loss += weigh(weight, term.loss);
+    if (kGradient) gradient.items[i] = static_cast<T>(weigh(weight * factor, term.grad));
   }
   return loss;
 }

@@ -8,6 +8,8 @@
 // alpha, class weights and ignored elements are factors beside it.
 #pragma once
 
+#include <type_traits>
+
 #include "special.h"
 
 namespace focaldet {
@@ -27,10 +29,13 @@ struct IntegerPower {
   }
 };
 
-// What the loops know of the fraction beforehand, for they must not branch; `any`: nothing.
-enum class Fraction { none, half, other, any };
+// What a loop that must not branch knows of the fraction beforehand.
+struct NoFraction {};
+struct HalfFraction {};
+struct OtherFraction {};
+struct AnyFraction {};  // nothing
 
-template <class T, Fraction kFraction = Fraction::any>
+template <class T, class Fraction = AnyFraction>
 struct RealPower {
   T gamma;
   int whole;  // at most 31; what exceeds it stays in the fraction
@@ -47,11 +52,13 @@ struct RealPower {
     const T m2 = m * m, m4 = m2 * m2, m8 = m4 * m4, m16 = m8 * m8;
     const T product = where_bit(1, m) * where_bit(2, m2) * where_bit(4, m4) * where_bit(8, m8) *
                       where_bit(16, m16);
-    if (kFraction == Fraction::none) return product;
-    if (kFraction == Fraction::half) return product * std::sqrt(m);
-    if (kFraction == Fraction::other) return product * exp_(-fraction * minus_log_m());
-    if (fraction == T(0)) return product;
-    return product * (fraction == T(0.5) ? std::sqrt(m) : exp_(-fraction * minus_log_m()));
+    if constexpr (std::is_same_v<Fraction, NoFraction>) return product;
+    if constexpr (std::is_same_v<Fraction, HalfFraction>) return product * std::sqrt(m);
+    if constexpr (std::is_same_v<Fraction, AnyFraction>) {
+      if (fraction == T(0)) return product;
+      if (fraction == T(0.5)) return product * std::sqrt(m);
+    }
+    return product * exp_(-fraction * minus_log_m());
   }
 
  private:

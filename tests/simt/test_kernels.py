@@ -84,9 +84,9 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
     for source in build.CSRC.glob("cuda/*.cu*"):
         for name in kernel.findall(source.read_text()):
             assert any(each.startswith(name) for each in ran), f"{name} of {source.name}"
-    powers = [("double", "RealPower<double>")]
+    powers = [("double", "RealPower<double, AnyFraction>")]
     for scalar in ("float", "c10::Half", "c10::BFloat16"):
-        powers += [(scalar, "RealPower<float>"), (scalar, "IntegerPower<2>")]
+        powers += [(scalar, "RealPower<float, AnyFraction>"), (scalar, "IntegerPower<2>")]
     for scalar, power in powers:
         for labelled in ("true", "false"):
             for gradient in ("true", "false"):
