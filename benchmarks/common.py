@@ -35,7 +35,7 @@ SHORTEST = 5e-3  # seconds; faster calls are repeated until they add up to this
 LONGEST = 30.0  # seconds; a case stops after this, but not before LEAST_ROUNDS
 LEAST_ROUNDS = 3
 
-Run = Callable[[], Any]
+Run = Callable[[], Any]  # or a Consuming
 Provider = Callable[[Any], Run]  # prepares what is not timed, returns what is
 
 
@@ -124,15 +124,28 @@ def call(function: str, arguments: Callable[[Any], tuple[Any, ...]]) -> Provider
 
 
 @dataclass(frozen=True)
+class Consuming:
+    """A run that uses up its input, which `make` makes for every call, off the clock."""
+
+    make: Callable[[], Any]
+    use: Callable[[Any], Any]
+
+    def __call__(self) -> Any:
+        return self.use(self.make())
+
+
+@dataclass(frozen=True)
 class Case:
     """One function at one size. `moved`: the bytes that must be read and written at least once, or
-    None where memory is no useful limit. `skip`: providers left out here, and why."""
+    None where memory is no useful limit. `skip`: providers left out here, and why. `beside`: what
+    else is timed in turns with them, but not compared."""
 
     name: str
     inputs: Any
     providers: Mapping[str, Provider]
     moved: int | None = None
     skip: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, Run] = field(default_factory=dict)
     differ: Callable[[Any, Any, float], str | None] | None = None  # instead of `difference`
 
 
@@ -169,7 +182,10 @@ def clock() -> float:
 
 def seconds_of(run: Run, calls: int) -> float:
     """Seconds of one call."""
-    return timeit.timeit(run, timer=clock, number=calls) / calls
+    if not isinstance(run, Consuming):
+        return timeit.timeit(run, timer=clock, number=calls) / calls
+    made = (partial(run.use, run.make()) for _ in range(calls))
+    return sum(timeit.timeit(use, timer=clock, number=1) for use in made) / calls
 
 
 def copy_of(moved: int, device: torch.device) -> Run:
@@ -184,18 +200,22 @@ def copy_of(moved: int, device: torch.device) -> Run:
 
 def measure(op: str, case: Case, setup: Setup, wanted: Sequence[str], rounds: int) -> list[Row]:
     """Compares the providers' results, then times those that agree, in turns."""
-    rows = {name: Row(op, case.name, name, case.moved) for name in PROVIDERS if name in wanted}
+    names = [name for name in case.providers if name in wanted]
+    rows = {name: Row(op, case.name, name, case.moved) for name in names}
     runs, once = {}, {}
     # On CUDA a first call may be slow because it loads its kernels.
     warm = SLOW if setup.device.type == "cpu" else math.inf
     for name, run, seconds in _agreeing(case, setup, rows):
         runs[name] = run
         once[name] = seconds if seconds > warm else seconds_of(run, 1)
+    beside = dict(case.beside)
     if case.moved is not None:
-        rows[COPY] = Row(op, case.name, COPY, case.moved)
-        runs[COPY] = copy_of(case.moved, setup.device)
-        runs[COPY]()
-        once[COPY] = seconds_of(runs[COPY], 1)
+        beside[COPY] = copy_of(case.moved, setup.device)
+    for name, run in beside.items():
+        rows[name] = Row(op, case.name, name, case.moved)
+        runs[name] = run
+        run()
+        once[name] = seconds_of(run, 1)
 
     names, spent = list(runs), 0.0
     shortest = SHORTEST / 5 if setup.quick else SHORTEST

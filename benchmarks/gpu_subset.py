@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from focaldet import AnchorGrid, ops
+from focaldet.ops.retinanet_loss import MODES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 IMAGE, SIZES, CLASSES = (64, 96), [(8, 12), (4, 6)], 7
 ANCHORS = AnchorGrid.torchvision(sizes=(16, 32)).at(SIZES, IMAGE)
+Maps = tuple[list[Tensor], list[Tensor]]
 
 
 def focal_loss(dtype: torch.dtype, device: torch.device) -> None:
@@ -36,6 +38,7 @@ def focal_loss(dtype: torch.dtype, device: torch.device) -> None:
             for reduction in ("none", "sum"):
                 loss = ops.sigmoid_focal_loss(x, targets, reduction=reduction, **options)
                 torch.autograd.grad(loss, x, torch.ones(loss.shape).to(loss))
+            ops.sigmoid_focal_loss(x.detach(), targets, reduction="sum", **options)
 
 
 def softmax_focal_loss(dtype: torch.dtype, device: torch.device) -> None:
@@ -81,15 +84,29 @@ def anchors(dtype: torch.dtype, device: torch.device) -> None:
         ops.count_foreground(each, gt_boxes, splits, low_quality="mmdet")
 
 
-def detector(dtype: torch.dtype, device: torch.device) -> None:
+def head_maps(layout: torch.memory_format, dtype: torch.dtype, device: torch.device) -> Maps:
+    """Class and box maps by level. No leaves, which would not be overwritten: copies of some."""
+
     def maps(channels: int) -> list[Tensor]:
         levels = [torch.randn(2, ANCHORS.per_position * channels, *size) for size in SIZES]
-        return [level.to(device, dtype).requires_grad_() for level in levels]
+        leaves = [level.to(dtype, memory_format=layout).requires_grad_() for level in levels]
+        return [level.to(device, copy=True) for level in leaves]
 
-    logits, deltas = maps(CLASSES), maps(4)
+    return maps(CLASSES), maps(4)
+
+
+def detector(dtype: torch.dtype, device: torch.device) -> None:
     truth: list[Any] = [boxes_of(5) / 8, torch.randint(CLASSES, (5,)), torch.tensor([0, 2, 5])]
-    losses = ops.retinanet_loss(logits, deltas, ANCHORS, *(each.to(device) for each in truth))
-    torch.autograd.grad(losses[0] + losses[1], logits + deltas)
+    truth = [each.to(device) for each in truth]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for mode in MODES:
+            for box_loss in ("smooth_l1", "ciou"):
+                logits, deltas = head_maps(layout, dtype, device)
+                losses = ops.retinanet_loss(
+                    logits, deltas, ANCHORS, *truth, mode=mode, box_loss=box_loss
+                )
+                torch.autograd.grad(losses[0] + losses[1], logits + deltas)
+    logits, deltas = head_maps(torch.contiguous_format, dtype, device)
     sizes = torch.tensor([IMAGE, (50, 60)]).to(device)
     ops.retinanet_postprocess(logits, deltas, ANCHORS, sizes)
 

@@ -13,8 +13,6 @@ from focaldet import Anchors
 
 from .common import Case, Run, Setup, Truth, call, ground_truth
 
-SIZES = {"1 image of 20 boxes": (1, 20), "2 images of 100 boxes": (2, 100)}
-
 
 class Inputs(NamedTuple):
     grid: Anchors
@@ -23,23 +21,29 @@ class Inputs(NamedTuple):
 
 
 def cases(setup: Setup) -> Iterator[Case]:
+    for batch, boxes in ((1, 20), (2, 100)):
+        yield case(setup, batch, boxes)
+
+
+def case(setup: Setup, batch: int, boxes: int) -> Case:
+    """An image of the batch has so many boxes."""
     table = focaldet.ops.generate_anchors(setup.anchors, setup.device)
-    for name, (batch, boxes) in SIZES.items():
-        yield Case(
-            f"match_anchors, {len(table):,} anchors, {name}",
-            Inputs(setup.anchors, table, ground_truth(setup, batch, 80, boxes)),
-            {
-                "focaldet": call(
-                    "focaldet.ops:match_anchors", lambda x: (x.grid, x.truth.boxes, x.truth.splits)
-                ),
-                "reference": call(
-                    "focaldet.reference:match_anchors",
-                    lambda x: (x.table, x.truth.boxes, x.truth.splits),
-                ),
-                "torchvision": torchvision_provider,
-            },
-            moved=batch * len(table) * 4,  # the answer; anchors need not be read
-        )
+    images = "1 image" if batch == 1 else f"{batch} images"
+    return Case(
+        f"match_anchors, {len(table):,} anchors, {images} of {boxes} boxes",
+        Inputs(setup.anchors, table, ground_truth(setup, batch, 80, boxes)),
+        {
+            "focaldet": call(
+                "focaldet.ops:match_anchors", lambda x: (x.grid, x.truth.boxes, x.truth.splits)
+            ),
+            "reference": call(
+                "focaldet.reference:match_anchors",
+                lambda x: (x.table, x.truth.boxes, x.truth.splits),
+            ),
+            "torchvision": torchvision_provider,
+        },
+        moved=batch * len(table) * 4,  # the answer; anchors need not be read
+    )
 
 
 def torchvision_provider(x: Inputs) -> Run:

@@ -1,10 +1,11 @@
 """`python -m benchmarks.tables`: renders benchmarks/results into the README.
 
 `python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `bash
-benchmarks/gpu.sh` those in gpu/, and `python -m benchmarks.detector` those in detector/. Each table
-stands between two marker lines. `--check` changes nothing, and exits with 1 if they do not say what
-the results say. A CPU's table names the csrc/ that it measured and outlives it; what is said of a
-GPU turns into "not measured since" with the first change of csrc/, once.
+benchmarks/gpu.sh` those in gpu/, `python -m benchmarks.loss` that in loss/, and `python -m
+benchmarks.detector` those in detector/. Each table stands between two marker lines. `--check`
+changes nothing, and exits with 1 if they do not say what the results say. A CPU's table names the
+csrc/ that it measured and outlives it; what is said of a GPU turns into "not measured since" with
+the first change of csrc/, once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, detector, outcomes
+from . import ROOT, detector, loss, outcomes
 from .report import COPY, Row, digits, duration, in_threads, spread
 from .sources import csrc_sha256
 
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     text = rendered = read(args.readme)
     rendered = replace(rendered, "benchmarks", lambda: render(args.results), args.readme)
+    rendered = replace(rendered, "loss", lambda: loss_table(args.results), args.readme)
     for path in sorted(args.results.glob("detector/*.json")):
         section = partial(detector.table, json.loads(read(path)))
         rendered = replace(rendered, path.stem, section, args.readme)
@@ -60,6 +62,12 @@ def render(results: Path) -> str:
     cpus = [table("CPU", run) for run in runs if run["facts"]["device"] == "cpu"]
     gpus = [gpu(path) for path in sorted(results.glob("gpu/*.json"))]
     return "\n\n".join((cpus or ["CPU: not measured yet."]) + (gpus or ["GPU: not measured yet."]))
+
+
+def loss_table(results: Path) -> str:
+    path = results / "loss" / "cpu.json"
+    writer = "`python -m benchmarks.loss`"
+    return loss.table(parse(path, writer)) if path.exists() else "Not measured yet."
 
 
 def gpu(path: Path) -> str:

@@ -150,7 +150,8 @@ def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
     run["facts"]["quick"] = False
     (tmp_path / "results" / "cpu.json").write_text(json.dumps(run))
     path = tmp_path / "README.md"
-    path.write_text("before\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nafter\n")
+    markers = "<!-- loss:begin -->\n<!-- loss:end -->\nafter\n"
+    path.write_text(f"before\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\n{markers}")
     return path, ["--readme", str(path), "--results", str(tmp_path / "results")]
 
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/c/shim.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -78,34 +79,92 @@ uint64_t hash(const Tensor& tensor) {
   return result;
 }
 
-// Calls an operator with one thread and with four.
+// The stack with an operator's results.
 template <class... Args>
-void run(const char* op, int results, const Args&... args) {
-  std::vector<uint64_t> hashes[2];
-  for (int turn = 0; turn < 2; ++turn) {
-    threads = turn == 0 ? 1 : 4;
-    StableIValue stack[sizeof...(Args) + 4] = {from(args)...};
-    const std::string name = std::string("focaldet::") + op;
-    TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name.c_str(), "", stack, TORCH_ABI_VERSION));
-    for (int i = 0; i < results; ++i) {
-      hashes[turn].push_back(hash(torch::stable::detail::to<Tensor>(stack[i])));
-    }
+std::array<StableIValue, sizeof...(Args) + 4> call(const char* op, const Args&... args) {
+  std::array<StableIValue, sizeof...(Args) + 4> stack = {from(args)...};
+  const std::string name = std::string("focaldet::") + op;
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name.c_str(), "", stack.data(), TORCH_ABI_VERSION));
+  return stack;
+}
+
+using Hashes = std::vector<uint64_t>;
+
+Hashes hashes_of(const StableIValue* results, int count) {
+  Hashes hashes;
+  for (int i = 0; i < count; ++i) {
+    hashes.push_back(hash(torch::stable::detail::to<Tensor>(results[i])));
   }
-  if (hashes[0] != hashes[1]) {
+  return hashes;
+}
+
+// Works with one thread and with four.
+template <class Work>
+void compare(const char* op, const Work& work) {
+  threads = 1;
+  const Hashes expected = work();
+  threads = 4;
+  if (work() != expected) {
     std::fprintf(stderr, "%s: four threads give other bits than one\n", op);
     std::exit(1);
   }
   std::printf("%s\n", op);
 }
 
+template <class... Args>
+void run(const char* op, int results, const Args&... args) {
+  compare(op, [&] { return hashes_of(call(op, args...).data(), results); });
+}
+
+using Tensors = std::vector<Tensor>;
+
+Tensors cloned(const Tensors& maps) {
+  Tensors result;
+  for (const Tensor& map : maps) result.push_back(torch::stable::clone(map));
+  return result;
+}
+
+Tensors channels_last(const Tensors& maps) {
+  Tensors result;
+  for (const Tensor& map : maps) {
+    const Tensor rows = uniform({map.size(0), map.size(2), map.size(3), map.size(1)}, -6, 1);
+    result.push_back(torch::stable::transpose(torch::stable::transpose(rows, 1, 3), 2, 3));
+  }
+  return result;
+}
+
+// retinanet_loss without and with gradients. These are compared where they overwrite the maps: to
+// retinanet_loss_and_gradient, which writes them elsewhere, torch_call_dispatcher is no way, since
+// it takes the types of results, here tensors and lists, in reverse order.
+template <class... Args>
+void run_losses(const Tensors& maps, const Tensors& deltas, const Args&... args) {
+  const std::optional<Tensor> one;
+  run("retinanet_loss", 3, maps, deltas, args...);
+  const char* op = "retinanet_loss_overwrite";
+  compare(op, [&] {
+    const Tensors logits = cloned(maps), boxes = cloned(deltas);
+    Hashes hashes = hashes_of(call(op, logits, boxes, args..., one, one).data(), 3);
+    for (const Tensors* written : {&logits, &boxes}) {
+      for (const Tensor& gradient : *written) hashes.push_back(hash(gradient));
+    }
+    return hashes;
+  });
+}
+
 void run_all() {
   const std::optional<Tensor> none;
+  const std::string form = "focal";
   const Tensor logits = uniform({2000, 7}, -8, 8), soft = uniform({2000, 7}, 0, 1);
   for (const Tensor& targets : {integers({2000}, -2, 6), soft}) {
     for (const double gamma : {2.0, 1.5}) {
-      run("sigmoid_focal_loss", 1, logits, targets, 0.25, gamma, none, none, 0.0);
-      run("sigmoid_focal_loss_sum", 1, logits, targets, 0.25, gamma, none, none, 0.1);
-      run("sigmoid_focal_loss_backward", 1, soft, logits, targets, 0.25, gamma, none, none, 0.0);
+      const auto focal = [&](const char* op, int results, double smoothing, const auto&... more) {
+        run(op, results, logits, targets, 0.25, gamma, none, none, smoothing, form, more...);
+      };
+      focal("sigmoid_focal_loss", 1, 0.0);
+      focal("sigmoid_focal_loss_sum", 1, 0.1);
+      focal("sigmoid_focal_loss_sum_and_gradient", 2, 0.1, none);
+      run("sigmoid_focal_loss_backward", 1, soft, logits, targets, 0.25, gamma, none, none, 0.0,
+          form);
     }
   }
 
@@ -137,10 +196,15 @@ void run_all() {
   run("nms_padded", 2, torch::stable::reshape(many, {3, 3000, 4}),
       torch::stable::reshape(scores, {3, 3000}), integers({3, 3000}, 0, 4), 0.5, 0.1, int64_t{100});
 
-  const std::vector<Tensor> maps{uniform({2, 2 * 5, 40, 50}, -6, 1),
-                                 uniform({2, 2 * 5, 20, 25}, -6, 1)};
-  const std::vector<Tensor> deltas{uniform({2, 2 * 4, 40, 50}, -1, 1),
-                                   uniform({2, 2 * 4, 20, 25}, -1, 1)};
+  const Tensors maps{uniform({2, 2 * 5, 40, 50}, -6, 1), uniform({2, 2 * 5, 20, 25}, -6, 1)};
+  const Tensors deltas{uniform({2, 2 * 4, 40, 50}, -1, 1), uniform({2, 2 * 4, 20, 25}, -1, 1)};
+  const Tensor labels = integers({30}, 0, 4), by_image = values({0, 12, 30});
+  const auto losses = [&](const Tensors& logits, const Tensors& boxes, const char* box_loss) {
+    run_losses(logits, boxes, cells, strides, 0.5, truth, labels, by_image, 0.5, 0.4,
+               std::string("torchvision"), 0.25, 2.0, none, std::string(box_loss), 0.1, none, true);
+  };
+  losses(maps, deltas, "smooth_l1");
+  losses(channels_last(maps), channels_last(deltas), "ciou");
   const Tensor images = torch::stable::reshape(values({320, 400, 300, 380}), {2, 2});
   run("retinanet_postprocess", 4, maps, deltas, cells, strides, 0.5, images, 0.05, int64_t{500},
       0.5, int64_t{100});

@@ -114,7 +114,11 @@ void best_boxes(const AnchorBlocks& anchors, const Truth& truth, const MatchRule
     AnchorBlock block;
     Best best;
     int64_t loaded = -1;
-    std::vector<float> best_here = best_of_gt;
+    std::vector<float> best_here;
+    {
+      const std::lock_guard<std::mutex> lock(merging);
+      best_here = best_of_gt;
+    }
     const auto visit = [&](int64_t image, int64_t b, const std::vector<Near>& near) {
       const auto [first, n] = anchors.span(b);
       int32_t* match = out + image * anchors.anchors() + first;
