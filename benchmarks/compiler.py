@@ -31,6 +31,7 @@ RERUN = "build, and run `python -m benchmarks.compiler`"
 PACKED = {
     "focal_elements": ("loads", "stores"),
     "focal_partial_sums": ("loads",),
+    "map_focal": ("loads",),
     "greedy_walk": ("loads",),
     "write_anchors": ("stores",),
 }

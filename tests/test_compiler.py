@@ -133,8 +133,8 @@ def test_the_compiler_is_known_by_its_cubins() -> None:
         ),
         (
             "focaldet::(anonymous namespace)::focal_partial_sums"
-            "<c10::BFloat16, focaldet::RealPower<float>, true>",
-            "focal_partial_sums<bfloat16, any gamma, hard labels>",
+            "<c10::BFloat16, focaldet::RealPower<float, focaldet::AnyFraction>, true, false>",
+            "focal_partial_sums<bfloat16, any gamma, hard labels, loss>",
         ),
     ],
 )
