@@ -31,9 +31,9 @@ RERUN = "build, and run `python -m benchmarks.compiler`"
 PACKED = {
     "focal_elements": ("loads", "stores"),
     "focal_partial_sums": ("loads",),
-    "map_focal": ("loads",),
     "greedy_walk": ("loads",),
     "write_anchors": ("stores",),
+    "map_focal": ("loads",),
 }
 
 
