@@ -2,6 +2,7 @@
 // box_iou is its output, nothing else is stored.
 #include "../math/box.h"
 #include "../stable.h"
+#include "memory.h"
 #include "simd.h"
 
 namespace focaldet {
@@ -27,6 +28,7 @@ Tensor box_iou(const Tensor& a, const Tensor& b) {
     using T = typename decltype(tag)::type;
     const int64_t n = a.size(0), m = b.size(0);
     Tensor result = empty({n, m}, a.scalar_type(), a);
+    prefer_huge_pages(result);
     const T *left = a.template const_data_ptr<T>(), *right = b.template const_data_ptr<T>();
     T* out = result.template mutable_data_ptr<T>();
     torch::stable::parallel_for(0, n, 1 + 4096 / (m + 1), [&](int64_t begin, int64_t end) {

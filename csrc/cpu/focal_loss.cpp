@@ -11,6 +11,7 @@
 
 #include "../arguments.h"
 #include "focal_terms.h"
+#include "memory.h"
 
 namespace focaldet {
 namespace {
@@ -141,7 +142,7 @@ Tensor sigmoid_focal_loss(const Tensor& inputs, const Tensor& targets, double al
   const FocalParams params{alpha,       gamma,        label_smoothing,
                            class_alpha, class_weight, focal_form(form)};
   const FocalShape shape = check_focal_loss(inputs, targets, std::nullopt);
-  Tensor loss = torch::stable::empty_like(dense(inputs));
+  Tensor loss = large_empty_like(dense(inputs));
   with_problem(inputs, targets, params, shape, [&](const auto& problem) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(problem.inputs)>>;
     run<T>(problem, params, {loss.mutable_data_ptr<T>(), nullptr, 1, nullptr}, false);
@@ -179,7 +180,7 @@ std::tuple<Tensor, Tensor> sigmoid_focal_loss_sum_and_gradient(
     const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
     const MaybeTensor& class_alpha, const MaybeTensor& class_weight, double label_smoothing,
     const std::string& form, const MaybeTensor& divisor) {
-  Tensor gradient = torch::stable::empty_like(dense(inputs));
+  Tensor gradient = large_empty_like(dense(inputs));
   const Tensor sum = summed(
       inputs, targets, {alpha, gamma, label_smoothing, class_alpha, class_weight, focal_form(form)},
       divisor, &gradient);
@@ -195,7 +196,7 @@ Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, con
   const FocalShape shape = check_focal_loss(inputs, targets, grad);
   const bool one = grad.dim() == 0;
   const Tensor incoming = dense(grad, one ? compute_dtype(inputs) : inputs.scalar_type());
-  Tensor result = torch::stable::empty_like(dense(inputs));
+  Tensor result = large_empty_like(dense(inputs));
   with_problem(inputs, targets, params, shape, [&](const auto& problem) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(problem.inputs)>>;
     using C = compute_t<T>;

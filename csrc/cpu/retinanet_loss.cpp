@@ -14,6 +14,7 @@
 #include "../head_maps.h"
 #include "focal_terms.h"
 #include "match.h"
+#include "memory.h"
 
 namespace focaldet {
 namespace {
@@ -271,6 +272,11 @@ LossesAndGradients run(Gradient gradient, const LossArguments& args,
   const HeadMaps logits(args.cls_logits, args.cls_logits, table.cells, gradient);
   const HeadMaps deltas(args.box_deltas, args.cls_logits, table.cells, gradient);
   FD_CHECK(deltas.channels == 4, "retinanet_loss: deltas must have 4 channels per anchor");
+  if (gradient == Gradient::fresh) {
+    for (const HeadMaps* maps : {&logits, &deltas}) {
+      for (Tensor fresh : maps->out) prefer_huge_pages(fresh);
+    }
+  }
   const Matched matched(args, table, logits);
   const auto loss = [](const HeadMaps& maps, auto&& compute) {
     return dispatch_floating(maps.in[0].scalar_type(), "retinanet_loss", [&](auto tag) {

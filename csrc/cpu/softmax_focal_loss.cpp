@@ -15,6 +15,7 @@
 #include "../arguments.h"
 #include "../math/box.h"
 #include "../math/focal.h"
+#include "memory.h"
 #include "simd.h"
 
 namespace focaldet {
@@ -103,8 +104,8 @@ Tensor run(const Tensor& inputs, const Tensor& labels, const SoftmaxParams& para
   const MaybeTensor table =
       params.class_alpha ? MaybeTensor(dense(*params.class_alpha, wide)) : std::nullopt;
   const MaybeTensor upstream = grad ? MaybeTensor(dense(*grad, wide)) : std::nullopt;
-  Tensor result = grad ? torch::stable::empty_like(logits)
-                       : torch::stable::new_empty(logits, labels.sizes(), wide);
+  Tensor result =
+      grad ? large_empty_like(logits) : torch::stable::new_empty(logits, labels.sizes(), wide);
 
   const T* x = logits.const_data_ptr<T>();
   const int64_t* label_of = targets.const_data_ptr<int64_t>();
