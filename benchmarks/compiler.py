@@ -21,6 +21,7 @@ import focaldet
 from . import ROOT, tables
 from .cubin import RESERVED, Kernel, capability, measure
 from .facts import csrc_sha256
+from .loops import H200, predicted
 from .tables import read, stop
 
 RESULT = ROOT / "benchmarks" / "results" / "compiler" / "kernels.json"
@@ -154,10 +155,41 @@ def render(facts: dict[str, Any], kernels: Sequence[Kernel]) -> str:
     rows: dict[str, list[list[str]]] = {}
     for kernel in kernels:
         rows.setdefault(kernel.name, []).append(cells(kernel))
+    lines[1:1] = ["", *prediction(kernels)]
     for name, by_arch in rows.items():
         merged = (c[0] if len(set(c)) == 1 else " / ".join(c) for c in zip(*by_arch, strict=True))
         lines.append(f"| `{name}` | {' | '.join(merged)} |")
     return "\n".join(lines)
+
+
+def prediction(kernels: Sequence[Kernel]) -> list[str]:
+    """What the instructions of the loss on raw maps allow on a GPU of the newest architecture."""
+    newest = max((kernel.arch for kernel in kernels), key=capability)
+    of = {kernel.name: kernel for kernel in kernels if kernel.arch == newest and kernel.loop}
+    lines = []
+    for dtype, logits in (("float", 4), ("bfloat16", 8)):
+        for kind in (
+            "map_focal<{}, gamma 2, loss and gradient>",
+            "map_focal<{}, any gamma, loss and gradient>",
+        ):
+            if kernel := of.get(kind.format(dtype)):
+                lines.append(
+                    f"| `{kernel.name}` | {kernel.loop} | {kernel.loop / logits:.0f} "
+                    f"| {predicted(kernel.loop):.0%} |"
+                )
+    if not lines:
+        return []
+    return [
+        f"A prediction, for no GPU has run this: instructions in the {newest} code on the way of a "
+        f"pack of background (16 bytes of logits read, 16 of gradient written), and the share of a "
+        f"device copy's bandwidth ({H200.copy / 1e12:g} TB/s on an {H200.name}) that their issue "
+        "allows at most, at full occupancy and boost clock.",
+        "",
+        "| kernel | instructions per pack | per logit | of the copy's bandwidth, at most |",
+        "|---|---:|---:|---:|",
+        *lines,
+        "",
+    ]
 
 
 def cells(kernel: Kernel) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from .loops import shortest_loop
 from .tables import stop
 
 RESERVED = 1024  # bytes of shared memory per block, from sm_80 on
@@ -49,6 +50,7 @@ class Kernel:
     block: int | None  # threads at most, as __launch_bounds__ promises
     loads: list[int]  # from global memory, of 16, 8, 4 and fewer bytes
     stores: list[int]
+    loop: int  # on the shortest way round a loop that stores 16 bytes; 0: there is none
 
     @property
     def template(self) -> str:
@@ -93,6 +95,7 @@ def parse(dump: str) -> Iterator[Kernel]:
                 block=blocks.get(symbol),
                 loads=widths(suffix for op, suffix in accesses if op == "LDG"),
                 stores=widths(suffix for op, suffix in accesses if op == "STG"),
+                loop=shortest_loop(codes[symbol]),
             )
 
 

@@ -101,8 +101,38 @@ def part(name: str) -> ModuleType:
 
 def kernel(name: str, arch: str = "sm_80", **fields: Any) -> Any:
     usual = dict(registers=40, stack=0, local=0, shared=0, block=256)
-    accesses = dict(loads=[1, 0, 0, 0], stores=[1, 0, 0, 0])
+    accesses = dict(loads=[1, 0, 0, 0], stores=[1, 0, 0, 0], loop=0)
     return part("cubin").Kernel(name=name, arch=arch, **(usual | accesses | fields))
+
+
+LOOP = """
+ /*0000*/ LDC R1, c[0x0][0x28] ;
+ /*0010*/ @P0 BRA 0x50 ;
+ /*0020*/ LDG.E.128 R4, [R2] ;
+ /*0030*/ @!P1 BRA 0x70 ;
+ /*0040*/ FMUL R4, R4, R4 ;
+ /*0050*/ FADD R5, R4, R4 ;
+ /*0060*/ FADD R5, R5, R4 ;
+ /*0070*/ STG.E.128 [R2], R4 ;
+ /*0080*/ @P2 BRA 0x20 ;
+ /*0090*/ EXIT ;
+ /*00a0*/ BRA 0xa0 ;
+"""
+
+
+def test_the_shortest_way_round_a_loop_is_found() -> None:
+    """Past the branch that leaves out three instructions, not round the end's trap."""
+    loops = part("loops")
+    assert loops.shortest_loop(LOOP) == 4
+    assert loops.shortest_loop(LOOP.replace("@!P1 BRA 0x70", "NOP")) == 7
+    assert loops.shortest_loop(LOOP.replace("STG.E.128", "STG.E.64")) == 0
+    assert loops.shortest_loop(LOOP.replace("@P2 BRA 0x20", "NOP")) == 0
+
+
+def test_the_prediction_is_of_instructions_or_of_memory() -> None:
+    gpu = part("loops").Gpu("G", 1, 1e9, 128e9 * 32 / 100)  # copies as 100 instructions a pack do
+    assert part("loops").predicted(50, gpu) == 1
+    assert part("loops").predicted(200, gpu) == 0.5
 
 
 def test_what_cuobjdump_prints_is_read() -> None:

@@ -31,6 +31,13 @@ class Anchors:
     strides: tuple[tuple[int, int], ...]
     offset: float
 
+    def __post_init__(self) -> None:
+        # Made once: the operators ask for it on every call.
+        cells = [value for level in self.cell_anchors for cell in level for value in cell]
+        sizes = [value for size in self.feature_sizes for value in size]
+        strides = [value for stride in self.strides for value in stride]
+        object.__setattr__(self, "_schema", (cells, sizes, strides, self.offset))
+
     def __len__(self) -> int:
         return sum(height * width for height, width in self.feature_sizes) * self.per_position
 
@@ -65,10 +72,7 @@ class Anchors:
 
     def schema_arguments(self) -> tuple[list[float], list[int], list[int], float]:
         """cell_anchors, feature_sizes, strides and offset as csrc/ops.cpp takes them."""
-        cells = [value for level in self.cell_anchors for cell in level for value in cell]
-        sizes = [value for size in self.feature_sizes for value in size]
-        strides = [value for stride in self.strides for value in stride]
-        return cells, sizes, strides, self.offset
+        return self._schema
 
 
 @dataclass(frozen=True)

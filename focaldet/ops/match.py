@@ -1,4 +1,4 @@
-"""Anchors to ground truth; on the CPU without an IoU matrix."""
+"""Anchors to ground truth, without an IoU matrix."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def match_anchors(
     Returns:
         int32 [B, n]: the row of the box within its image, -1 background, -2 between the thresholds.
         Ties go to the lowest row. A box that overlaps no anchor claims none, in every mode
-        (torchvision would make every anchor foreground). Beside the result it takes 4 bytes per
-        anchor on the CPU, and on CUDA, so far, the IoU matrix of one image.
+        (torchvision would make every anchor foreground). Beside the result it takes memory of the
+        size of the boxes: no IoU matrix. Two launches on CUDA.
 
     Raises:
         TypeError, ValueError: saying what was expected and what came.
