@@ -33,6 +33,8 @@ struct AnchorTable {
     for (int64_t i = 0; i < n; ++i) {
       const int64_t height = feature_sizes[2 * i], width = feature_sizes[2 * i + 1];
       FD_CHECK(height >= 0 && width >= 0, "anchors: sizes must not be negative");
+      FD_CHECK(strides[2 * i] >= 0 && strides[2 * i + 1] >= 0,
+               "anchors: strides must not be negative");
       FD_CHECK(height == 0 || cells == 0 || width <= (kMost - count_) / cells / height,
                "anchors: more of them than memory can address");
       const AnchorLevel grid{height, width, static_cast<float>(strides[2 * i]),

@@ -19,7 +19,8 @@ Value named(const std::string& name, const char* argument,
   FD_CHECK(false, argument, ": unknown name ", name);
 }
 
-inline FocalForm focal_form(const std::string& name) {
+inline FocalForm focal_form(const std::string& name, const std::optional<Tensor>& class_alpha) {
+  FD_CHECK(!class_alpha || name == "focal", "alpha: by class only with form focal");
   return named<FocalForm>(name, "form",
                           {{"focal", FocalForm::focal},
                            {"quality", FocalForm::quality},
@@ -64,8 +65,7 @@ inline FocalShape check_focal_loss(const Tensor& inputs, const Tensor& targets,
 }
 
 inline void check_per_class(const Tensor& table, int64_t classes, const char* name) {
-  FD_CHECK(table.dim() == 1 && table.size(0) == classes, "sigmoid_focal_loss: ", name,
-           " must have one value per class");
+  FD_CHECK(table.dim() == 1 && table.size(0) == classes, name, " must have one value per class");
 }
 
 inline void check_ground_truth(const Tensor& gt_boxes, const Tensor& gt_splits, const char* op) {

@@ -135,7 +135,8 @@ class AnchorBlocks {
           cells(per_position) {
       for (std::vector<float>* each : {&x1, &x2, &cell_y1, &cell_y2}) each->resize(row);
       // The sides of an anchor are rounded after the shift: its area may differ from the cell's.
-      const float reach = shift_x(grid.width) + shift_y(grid.height);
+      const float reach = std::fabs(shift_x(0)) + std::fabs(shift_x(grid.width)) +
+                          std::fabs(shift_y(0)) + std::fabs(shift_y(grid.height));
       for (int64_t a = 0; a < cells; ++a) {
         const float* c = level.cell(a);
         const float farthest = reach + std::fabs(c[0]) + std::fabs(c[1]) + std::fabs(c[2]);
@@ -172,8 +173,9 @@ class AnchorBlocks {
     float near_iou(const Box<float>& gt) const {
       const auto closest = [&](float middle, float stride, int64_t size) {
         const float position = middle / stride - grid.offset + 0.5f;
-        const float last = static_cast<float>(size - 1);
-        return static_cast<int64_t>(position > 0.0f ? min_(position, last) : 0.0f);  // 0 for NaN
+        const float last = static_cast<float>(size - 1);                      // rounded up, perhaps
+        const float nearest = position > 0.0f ? min_(position, last) : 0.0f;  // 0 for NaN
+        return std::min(static_cast<int64_t>(nearest), size - 1);
       };
       const int64_t x = closest(0.5f * (gt.x1 + gt.x2), grid.stride_x, grid.width);
       const float shift = shift_y(closest(0.5f * (gt.y1 + gt.y2), grid.stride_y, grid.height));

@@ -59,12 +59,9 @@ void compute(const FocalProblem<T>& p, int64_t first, int64_t n, FocalBlock<T>& 
   if (p.plain()) {
     const C positive = focal_weight(FocalForm::focal, C(1), p.alpha);
     for_each_row(first, n, p.classes, [&](int64_t row, int64_t begin, int64_t end) {
+      if (p.ignored(row)) return block.ignore(begin, end);
       const int64_t hot = row * p.classes + p.labels[row] - first;
-      if (p.ignored(row)) {
-        block.ignore(begin, end);
-      } else if (p.labels[row] >= 0 && begin <= hot && hot < end) {
-        block.positive(hot, positive);
-      }
+      if (p.labels[row] >= 0 && begin <= hot && hot < end) block.positive(hot, positive);
     });
     return block.negatives(focal_weight(FocalForm::focal, C(0), p.alpha), grad);
   }
@@ -118,13 +115,12 @@ double run(const FocalProblem<T>& problem, const FocalParams& params, const Outp
   return sum;
 }
 
-// body(problem) with the arguments as the kernel reads them.
+// body(problem) with the arguments as the kernel reads them; x is dense.
 template <class Body>
-void with_problem(const Tensor& inputs, const Tensor& targets, const FocalParams& params,
+void with_problem(const Tensor& x, const Tensor& targets, const FocalParams& params,
                   const FocalShape& shape, Body&& body) {
-  const Tensor x = dense(inputs);
-  const Tensor t = shape.labelled ? dense(targets) : dense(targets, inputs.scalar_type());
-  dispatch_floating(inputs.scalar_type(), "sigmoid_focal_loss", [&](auto tag) {
+  const Tensor t = shape.labelled ? dense(targets) : dense(targets, x.scalar_type());
+  dispatch_floating(x.scalar_type(), "sigmoid_focal_loss", [&](auto tag) {
     using T = typename decltype(tag)::type;
     using C = compute_t<T>;
     body(FocalProblem<T>{shape.rows, shape.classes, x.const_data_ptr<T>(),
@@ -140,17 +136,18 @@ Tensor sigmoid_focal_loss(const Tensor& inputs, const Tensor& targets, double al
                           const MaybeTensor& class_alpha, const MaybeTensor& class_weight,
                           double label_smoothing, const std::string& form) {
   const FocalParams params{alpha,       gamma,        label_smoothing,
-                           class_alpha, class_weight, focal_form(form)};
+                           class_alpha, class_weight, focal_form(form, class_alpha)};
   const FocalShape shape = check_focal_loss(inputs, targets, std::nullopt);
-  Tensor loss = large_empty_like(dense(inputs));
-  with_problem(inputs, targets, params, shape, [&](const auto& problem) {
+  const Tensor x = dense(inputs);
+  Tensor loss = large_empty_like(x);
+  with_problem(x, targets, params, shape, [&](const auto& problem) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(problem.inputs)>>;
     run<T>(problem, params, {loss.mutable_data_ptr<T>(), nullptr, 1, nullptr}, false);
   });
   return loss;
 }
 
-// The sum over the divisor, and its gradient where there is room for it.
+// The sum over the divisor, and its gradient where there is room for it, of dense inputs.
 Tensor summed(const Tensor& inputs, const Tensor& targets, const FocalParams& params,
               const MaybeTensor& divisor, Tensor* gradient) {
   const FocalShape shape = check_focal_loss(inputs, targets, std::nullopt);
@@ -171,9 +168,10 @@ Tensor sigmoid_focal_loss_sum(const Tensor& inputs, const Tensor& targets, doubl
                               double gamma, const MaybeTensor& class_alpha,
                               const MaybeTensor& class_weight, double label_smoothing,
                               const std::string& form) {
-  return summed(inputs, targets,
-                {alpha, gamma, label_smoothing, class_alpha, class_weight, focal_form(form)},
-                std::nullopt, nullptr);
+  return summed(
+      dense(inputs), targets,
+      {alpha, gamma, label_smoothing, class_alpha, class_weight, focal_form(form, class_alpha)},
+      std::nullopt, nullptr);
 }
 
 std::tuple<Tensor, Tensor> sigmoid_focal_loss_sum_and_gradient(
@@ -182,7 +180,8 @@ std::tuple<Tensor, Tensor> sigmoid_focal_loss_sum_and_gradient(
     const std::string& form, const MaybeTensor& divisor) {
   Tensor gradient = large_empty_like(dense(inputs));
   const Tensor sum = summed(
-      inputs, targets, {alpha, gamma, label_smoothing, class_alpha, class_weight, focal_form(form)},
+      inputs, targets,
+      {alpha, gamma, label_smoothing, class_alpha, class_weight, focal_form(form, class_alpha)},
       divisor, &gradient);
   return {sum, gradient};
 }
@@ -192,12 +191,13 @@ Tensor sigmoid_focal_loss_backward(const Tensor& grad, const Tensor& inputs, con
                                    const MaybeTensor& class_weight, double label_smoothing,
                                    const std::string& form) {
   const FocalParams params{alpha,       gamma,        label_smoothing,
-                           class_alpha, class_weight, focal_form(form)};
+                           class_alpha, class_weight, focal_form(form, class_alpha)};
   const FocalShape shape = check_focal_loss(inputs, targets, grad);
   const bool one = grad.dim() == 0;
   const Tensor incoming = dense(grad, one ? compute_dtype(inputs) : inputs.scalar_type());
-  Tensor result = large_empty_like(dense(inputs));
-  with_problem(inputs, targets, params, shape, [&](const auto& problem) {
+  const Tensor x = dense(inputs);
+  Tensor result = large_empty_like(x);
+  with_problem(x, targets, params, shape, [&](const auto& problem) {
     using T = std::remove_const_t<std::remove_pointer_t<decltype(problem.inputs)>>;
     using C = compute_t<T>;
     run<T>(problem, params,

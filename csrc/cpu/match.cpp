@@ -3,7 +3,8 @@
 // Pass 1 gives each anchor its best box and each box its best IoU (a maximum over threads' maxima,
 // so the schedule cannot change it). Pass 2 lets the anchors that reach a box's best IoU be matched
 // below the thresholds. A pair is evaluated only where the box reaches into the hull of the
-// anchor's block, and their areas allow an IoU that matters. Beside the result, memory of O(boxes).
+// anchor's block, and their areas allow an IoU that matters. Beside the result, memory of
+// O(boxes), and of a row of anchors for each level of a grid.
 #include "match.h"
 
 #include <algorithm>
@@ -37,29 +38,31 @@ struct Near {
 template <class Visit>
 void for_each_block(const AnchorBlocks& anchors, const Truth& truth, bool everything, int64_t begin,
                     int64_t end, Visit&& visit) {
-  std::vector<Near> near_group, near;
-  Extent blocks[kGroup];
+  std::vector<int64_t> near_group;
+  std::vector<Near> near;
+  Extent blocks[kGroup], whole;
+  const auto meets = [&](const Box<float>& hull, const Box<float>& gt) {
+    return (gt.x1 < hull.x2) & (gt.x2 > hull.x1) & (gt.y1 < hull.y2) & (gt.y2 > hull.y1);
+  };
   for (int64_t group = begin; group < end; ++group) {
     const int64_t b = group * kGroup, count = std::min(kGroup, anchors.blocks() - b);
-    Extent whole;
+    whole = Extent();
     for (int64_t i = 0; i < count; ++i) {
       blocks[i] = anchors.extent(b + i);
       whole.add(blocks[i].hull);
     }
-    const auto sift = [&](const Extent& extent, int64_t t, std::vector<Near>& into) {
-      const Box<float>&gt = truth.boxes[t], &hull = extent.hull;
-      const bool meets =
-          (gt.x1 < hull.x2) & (gt.x2 > hull.x1) & (gt.y1 < hull.y2) & (gt.y2 > hull.y1);
-      if (meets || everything) into.push_back({t, 1.0001f * extent.iou_bound(gt, area(gt))});
-    };
     for (int64_t image = 0; image < truth.images; ++image) {
       near_group.clear();
       for (int64_t t = truth.split[image]; t < truth.split[image + 1]; ++t) {
-        sift(whole, t, near_group);
+        if (meets(whole.hull, truth.boxes[t]) || everything) near_group.push_back(t);
       }
       for (int64_t i = 0; i < count; ++i) {
         near.clear();
-        for (const Near& each : near_group) sift(blocks[i], each.t, near);
+        for (const int64_t t : near_group) {
+          const Box<float>& gt = truth.boxes[t];
+          if (!meets(blocks[i].hull, gt) && !everything) continue;
+          near.push_back({t, 1.0001f * blocks[i].iou_bound(gt, area(gt))});
+        }
         visit(image, b + i, near);
       }
     }
@@ -175,8 +178,10 @@ void claim(const AnchorBlocks& anchors, const Truth& truth, const MatchRules& ru
         }
       }
       if (!any) return;
-      best.reset();
-      for (const Near& each : near) best.meet(block, truth.boxes[each.t], row_of(each));
+      if (rules.low_quality == LowQuality::torchvision) {
+        best.reset();
+        for (const Near& each : near) best.meet(block, truth.boxes[each.t], row_of(each));
+      }
       const auto [first, n] = anchors.span(b);
       int32_t* match = out + image * anchors.anchors() + first;
       for (int64_t i = 0; i < n; ++i) {
@@ -234,7 +239,7 @@ Tensor match(const AnchorTable& table, const std::optional<Tensor>& anchors, con
   for (int64_t image = 0; image < truth.images; ++image) {
     const int64_t from = truth.split[image], to = truth.split[image + 1];
     FD_CHECK(0 <= from && from <= to && to <= boxes.size(0),
-             "gt_splits must ascend from 0 to at most the number of boxes");
+             "match_anchors: gt_splits must ascend, to at most the number of boxes");
   }
   Tensor matches = empty({truth.images, blocks.anchors()}, ScalarType::Int, gt_boxes);
   int32_t* out = matches.mutable_data_ptr<int32_t>();

@@ -71,8 +71,7 @@ __device__ __forceinline__ Row<compute_t<T>> read_row(const SoftmaxProblem<T>& p
   }
   row.sum = over_warp(row.sum, [](C a, C b) { return a + b; });
   // Alone, or against classes that cannot be, the label is certain.
-  row.z =
-      row.largest == -kFar ? kFar : (static_cast<C>(x[label]) - row.largest) - std::log(row.sum);
+  row.z = p.classes == 1 ? kFar : (static_cast<C>(x[label]) - row.largest) - std::log(row.sum);
   return row;
 }
 

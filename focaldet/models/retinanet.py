@@ -50,7 +50,9 @@ class RetinaNet(nn.Module):
 
     `features`, `loss` and `detect` are the same on batched tensors: no lists of dicts, nothing that
     depends on the data's values. They compile whole. (On CUDA, operators without a kernel there
-    still wait for the device: see the README.)
+    still wait for the device: see the README.) In eager training on the CPU `loss` leaves the
+    gradients in the memory of the head's outputs, which are empty afterwards: a hook that wants
+    them takes a copy, or a detached view, which makes it keep them.
 
     Args:
         num_classes: K.

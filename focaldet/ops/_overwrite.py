@@ -20,8 +20,8 @@ _ops = torch.ops.focaldet
 
 def refusal(maps: list[Tensor]) -> str | None:
     """Why these maps must keep their values; None if nothing but the loss needs them."""
-    if torch.compiler.is_compiling():
-        return "compiled code plans its memory itself"
+    if torch.compiler.is_compiling() or any(type(level) is not Tensor for level in maps):
+        return "compiled code and tensors of other kinds plan their memory themselves"
     if len({level.untyped_storage().data_ptr() for level in maps if level.numel()}) != sum(
         level.numel() > 0 for level in maps
     ):
@@ -42,8 +42,9 @@ def refusal(maps: list[Tensor]) -> str | None:
 
 def _shared(level: Tensor) -> bool:
     """Does another tensor, such as level.detach(), look at the same memory?"""
+    count = getattr(torch._C, "_storage_Use_Count", None)  # not a public function
     storage = level.untyped_storage()  # counts as one itself
-    return torch._C._storage_Use_Count(storage._cdata) > 2
+    return count is None or count(storage._cdata) > 2
 
 
 def retinanet_loss(

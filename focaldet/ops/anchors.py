@@ -107,6 +107,8 @@ class AnchorGrid:
             )
         elif not all(isinstance(stride, int) for stride in self.strides):
             raise TypeError(f"strides: expected integers, got {list(self.strides)}")
+        elif any(stride < 1 for stride in self.strides):
+            raise ValueError(f"strides: expected at least 1 pixel, got {list(self.strides)}")
 
     @property
     def per_position(self) -> int:

@@ -70,7 +70,8 @@ def retinanet_loss(
             ValueError says where that is not so. Not for torch.compile.
         grad_scale: with "save_gradient" and "overwrite", what the gradients are to be multiplied
             with right away: the incoming gradient of both losses, e.g. the scale of a GradScaler.
-            On CUDA that they are equal is taken on trust, without FOCALDET_CHECK=1.
+            That they are equal is taken on trust on CUDA, without FOCALDET_CHECK=1, and in
+            compiled code.
 
     Returns:
         classification and box_regression, float32 scalars (float64 for float64 maps), and
@@ -105,6 +106,7 @@ def retinanet_loss(
     if grad_scale is not None:
         _check.scalar(grad_scale, "grad_scale")
         _check.same_device("retinanet_loss", cls_logits=logits[0], grad_scale=grad_scale)
+        _check.no_gradient("retinanet_loss", grad_scale=grad_scale)
         if mode == "recompute":
             raise ValueError('grad_scale: of no use with mode "recompute"')
     wanted = torch.is_grad_enabled() and any(m.requires_grad for m in (*logits, *deltas))
@@ -293,15 +295,23 @@ def _differentiable(
         normalizer=("image" if by_image else "batch") if normalizer is None else normalizer,
         focal_loss=sigmoid_focal_loss,
     )
-    pairs = [pair for pair in zip(losses, incoming, strict=False) if pair[1] is not None]
-    gradients = torch.autograd.grad(
-        [loss for loss, _ in pairs],
-        [*logits, *deltas],
-        [grad for _, grad in pairs],
-        create_graph=True,
-        allow_unused=True,
+    pairs = [
+        (loss, grad)
+        for loss, grad in zip(losses, incoming, strict=False)
+        if grad is not None and loss.requires_grad
+    ]
+    maps = [*logits, *deltas]
+    found = iter(
+        torch.autograd.grad(
+            [loss for loss, _ in pairs],
+            [level for level in maps if level.requires_grad],
+            [grad for _, grad in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
     )
-    return *losses, list(gradients[: len(logits)]), list(gradients[len(logits) :])
+    gradients = [next(found) if level.requires_grad else None for level in maps]
+    return *losses, gradients[: len(logits)], gradients[len(logits) :]
 
 
 torch.library.register_autograd("focaldet::retinanet_loss", _backward, setup_context=_save)

@@ -165,7 +165,7 @@ def test_same_losses_and_gradients(version, box_loss, dtype):
     theirs.head.regression_head._loss_type = box_loss
     ours = ours_with(theirs, version, normalizer="image", box_loss=box_loss).to(dtype)
     exact = copy.deepcopy(theirs).double()
-    # The same images: ours keeps these numbers in float32, and a ReLU near its kink goes either way.
+    # The same images: ours keeps these numbers in float32, and a ReLU at its kink goes either way.
     exact.transform.image_mean = ours.transform.mean.flatten().tolist()
     exact.transform.image_std = ours.transform.std.flatten().tolist()
     wide = [image.double() for image in images]

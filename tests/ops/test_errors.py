@@ -99,6 +99,7 @@ BAD: list[tuple[Call, type[Exception], str]] = [
     (lambda: GRID.at([(1, 1)], (8, 8)), ValueError, "feature_sizes: expected 2 levels, got 1"),
     (at(strides=(8, 16)), ValueError, "strides: expected one for each of 1 levels, got 2"),
     (at(strides="pixels"), ValueError, 'strides: expected integers or "image", got'),
+    (at(strides=(-8,)), ValueError, "strides: expected at least 1 pixel, got [-8]"),
     (at(cells=()), ValueError, "cell_anchors: expected the same number of anchors"),
     (at(cells=((), ())), ValueError, "cell_anchors: expected the same number of anchors"),
     (at((-1, 2)), ValueError, "feature_sizes"),

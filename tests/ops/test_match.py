@@ -245,6 +245,17 @@ def test_every_matched_anchor_is_explained(device: torch.device) -> None:
     assert torch.equal(chosen[match >= 0], best[match >= 0])
 
 
+def test_grids_far_from_the_origin(device: torch.device) -> None:
+    """Where the sides of anchors are rounded to 1/64 pixel and more."""
+    cells = AnchorGrid.paper().cell_anchors[:1]
+    for offset in (-1e4, -5.5, 3e4):
+        anchors = AnchorGrid(cells, (8,), offset).at([(9, 11)], (72, 88))
+        origin = generate_anchors(anchors)[0, :2]
+        boxes = (random_boxes(12, 8, 60) * 0.5 + origin.repeat(2)).float()
+        for rule in LOW_QUALITY:
+            check(anchors, boxes, torch.tensor([0, 12]), device, 0.5, 0.4, rule)
+
+
 def test_opcheck(device: torch.device) -> None:
     boxes, splits = random_boxes(3).to(device), torch.tensor([0, 2, 3], device=device)
     small = AnchorGrid.torchvision().at([(2, 2)] * 5, IMAGE)
