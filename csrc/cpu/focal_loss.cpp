@@ -65,20 +65,33 @@ void compute(const FocalProblem<T>& p, int64_t first, int64_t n, FocalBlock<T>& 
     });
     return block.negatives(focal_weight(FocalForm::focal, C(0), p.alpha), grad);
   }
-  const auto target = [&](int64_t i) {
-    const int64_t row = (first + i) / p.classes, k = (first + i) % p.classes;
-    const C t = p.labels == nullptr ? static_cast<C>(p.values[first + i]) : C(p.labels[row] == k);
-    return p.smoothing == C(0) ? t : smooth(t, p.smoothing);
-  };
-  const auto factor = [&](int64_t i) {
-    const int64_t row = (first + i) / p.classes, k = (first + i) % p.classes;
-    if (p.labels != nullptr && p.ignored(row)) return C(0);
-    const C weight = p.class_weight.empty() ? C(1) : p.class_weight[k];
-    return p.class_alpha.empty()
-               ? weight
-               : weight * focal_weight(FocalForm::focal, target(i), p.class_alpha[k]);
-  };
-  block.dense(target, p.class_alpha.empty() ? p.alpha : C(-1), factor, grad);
+  C* t = block.targets();
+  C factors[FocalBlock<T>::kSize];
+  const bool weighted = p.labels != nullptr || !p.class_alpha.empty() || !p.class_weight.empty();
+  if (p.labels == nullptr) {
+    vectorised([&]() FD_SIMD_LAMBDA {
+      for (int64_t i = 0; i < n; ++i) t[i] = static_cast<C>(p.values[first + i]);
+    });
+  }
+  for_each_row(first, weighted ? n : 0, p.classes, [&](int64_t row, int64_t begin, int64_t end) {
+    const int64_t column = first + begin - row * p.classes;
+    const bool ignored = p.labels != nullptr && p.ignored(row);
+    for (int64_t i = begin, k = column; i < end; ++i, ++k) {
+      if (p.labels != nullptr) t[i] = C(p.labels[row] == k);
+      factors[i] = ignored ? C(0) : (p.class_weight.empty() ? C(1) : p.class_weight[k]);
+    }
+  });
+  if (p.smoothing != C(0)) {
+    vectorised([&]() FD_SIMD_LAMBDA {
+      for (int64_t i = 0; i < n; ++i) t[i] = smooth(t[i], p.smoothing);
+    });
+  }
+  if (!p.class_alpha.empty()) {
+    for (int64_t i = 0, k = first % p.classes; i < n; ++i, k = k + 1 == p.classes ? 0 : k + 1) {
+      factors[i] *= focal_weight(FocalForm::focal, t[i], p.class_alpha[k]);
+    }
+  }
+  block.dense(p.class_alpha.empty() ? p.alpha : C(-1), weighted ? factors : nullptr, grad);
 }
 
 // What an operator asks for. The gradient is times a number, or one value for each element.

@@ -43,9 +43,13 @@ class Terms final : public FocalTerms<C> {
 
   FocalTerm<C> positive(C x) const override { return focal_hard(x, C(1), power_); }
 
-  // One by one, unless all are 0 or 1, which vectorises.
+  // Vectorised if all targets are 0 or 1, or if the power of what a soft target says needs no
+  // logarithm; else one by one.
   void dense(const C* x, const C* t, int64_t n, C alpha, C* loss, C* grad) const override {
     if (form_ != FocalForm::varifocal && all_hard(t, n)) return hard(x, t, n, alpha, loss, grad);
+    if constexpr (!Power::kLogarithm) {
+      if (form_ == FocalForm::focal) return soft(x, t, n, alpha, loss, grad);
+    }
     for (int64_t i = 0; i < n; ++i) {
       const FocalTerm<C> term = focal(form_, x[i], t[i], power_);
       const C weight = focal_weight(form_, t[i], alpha);
@@ -86,6 +90,23 @@ class Terms final : public FocalTerms<C> {
           loss[i] = weighed(t[i], term.loss);
           grad[i] = weighed(t[i], term.grad);
         }
+      }
+    });
+  }
+
+  void soft(const C* x, const C* t, int64_t n, C alpha, C* loss, C* grad) const {
+    const Power power = power_;
+    vectorised([&]() FD_SIMD_LAMBDA {
+      FD_INDEPENDENT
+      for (int64_t i = 0; i < n; ++i) {
+        const bool hard = (t[i] == C(0)) | (t[i] == C(1));
+        const FocalTerm<C> at_ends = focal_hard(x[i], t[i], power);
+        const FocalTerm<C> between = focal_soft(x[i], t[i], power);
+        const C weight = focal_weight(FocalForm::focal, t[i], alpha);
+        const C l = weigh(weight, hard ? at_ends.loss : between.loss);
+        const C g = weigh(weight, hard ? at_ends.grad : between.grad);
+        if (loss != nullptr) loss[i] = l;
+        if (grad != nullptr) grad[i] = g;
       }
     });
   }

@@ -80,28 +80,25 @@ class FocalBlock {
     terms_.negatives(x_, n_, {weight, weight * scale_}, t_, loss_, grad);
     put_right(grad, out);
   }
-  // The same with a weight for each, w(i).
-  template <class Weight>
-  void negatives(const Weight& w, T* out) {
+  // The same with a weight for each.
+  void negatives(const C* weights, T* out) {
     C* grad = begin_grad(out);
     terms_.negatives(x_, n_, {C(1), scale_}, t_, loss_, grad);
-    for (int64_t i = 0; i < n_; ++i) {
-      if (loss_ != nullptr) loss_[i] = weigh(w(i), loss_[i]);
-      if (grad != nullptr) grad[i] = weigh(w(i), grad[i]);
-    }
+    multiply(weights, grad);
     put_right(grad, out);
   }
 
-  // One target for each logit, t(i), and a factor beside alpha, w(i).
-  template <class Target, class Factor>
-  void dense(const Target& t, C alpha, const Factor& w, T* out) {
+  // Room for one target for each logit.
+  C* targets() { return t_; }
+  // Any targets. `factors`: beside alpha, for each; or null.
+  void dense(C alpha, const C* factors, T* out) {
     C* grad = begin_grad(out);
-    for (int64_t i = 0; i < n_; ++i) t_[i] = t(i);
     terms_.dense(x_, t_, n_, alpha, loss_, grad);
-    for (int64_t i = 0; i < n_; ++i) {
-      const C factor = w(i);
-      if (loss_ != nullptr) loss_[i] = weigh(factor, loss_[i]);
-      if (grad != nullptr) grad[i] = weigh(factor * scale_, grad[i]);
+    if (factors != nullptr) multiply(factors, grad);
+    if (grad != nullptr && scale_ != C(1)) {
+      vectorised([&]() FD_SIMD_LAMBDA {
+        for (int64_t i = 0; i < n_; ++i) grad[i] *= scale_;
+      });
     }
     end_grad(grad, out);
   }
@@ -131,6 +128,13 @@ class FocalBlock {
     int64_t begin, end;
     FocalTerm<C> term;
   };
+
+  void multiply(const C* factors, C* grad) {
+    vectorised([&]() FD_SIMD_LAMBDA {
+      for (int64_t i = 0; loss_ != nullptr && i < n_; ++i) loss_[i] = weigh(factors[i], loss_[i]);
+      for (int64_t i = 0; grad != nullptr && i < n_; ++i) grad[i] = weigh(factors[i], grad[i]);
+    });
+  }
 
   void put_right(C* grad, T* out) {
     for (const Exception& e : exceptions_) {

@@ -37,12 +37,14 @@ struct LogitsOf {
     const int64_t positions = matched.positions(level);
     planar ? mark_planes(first, n, positions, block) : mark_rows(first, n, block);
     if (class_alpha.empty()) return block.negatives(balance(0, C(0)), grad);
-    block.negatives(
-        [&](int64_t i) {
-          const int64_t channel = planar ? (first + i) / positions : first + i;
-          return balance(channel % classes, C(0));
-        },
-        grad);
+    C weights[FocalBlock<T>::kSize];
+    const int64_t run = planar ? positions : 1;  // elements of one class, side by side
+    for (int64_t i = 0, channel = first / run; i < n; ++channel) {
+      const int64_t end = std::min(n, (channel + 1) * run - first);
+      std::fill(weights + i, weights + end, balance(channel % classes, C(0)));
+      i = end;
+    }
+    block.negatives(weights, grad);
   }
 
  private:

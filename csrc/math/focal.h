@@ -21,6 +21,7 @@ namespace focaldet {
 template <int N>
 struct IntegerPower {
   static constexpr double gamma = N;
+  static constexpr bool kLogarithm = false;  // asks for -ln m
   template <class T, class MinusLog>
   FD_HD T operator()(T m, MinusLog&&) const {
     T product = T(1);
@@ -37,6 +38,8 @@ struct AnyFraction {};  // nothing
 
 template <class T, class Fraction = AnyFraction>
 struct RealPower {
+  static constexpr bool kLogarithm =
+      std::is_same_v<Fraction, OtherFraction> || std::is_same_v<Fraction, AnyFraction>;
   T gamma;
   int whole;  // at most 31; what exceeds it stays in the fraction
   T fraction;
