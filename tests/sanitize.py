@@ -43,7 +43,7 @@ def address() -> int:
 
 def threads() -> int:
     """The program of threads.cpp, which also must notice the race that it can plant."""
-    flags = ["-fsanitize=thread"]
+    flags = build.RACES
     sources = [TESTS / "threads.cpp", build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp"))]
     program = build.link("threads", [(f, [build.STANDINS, *flags]) for f in sources], flags)
     # GCC's ThreadSanitizer wants addresses where kernels did not randomise so widely put them.

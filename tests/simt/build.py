@@ -40,11 +40,14 @@ FLAGS = [
 # Headers that stand for those of CUDA and pybind11.
 STANDINS = f"-I{SIMT / 'include'}"
 # The compiler announces accesses to memory, to races.cpp.
-RACES = ["-fsanitize=thread"]
+RACES = [
+    "-fsanitize=thread",
+    "-Wno-maybe-uninitialized",  # with a sanitizer, GCC sees some in the C++ library
+]
 ADDRESS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",
-    "-Wno-maybe-uninitialized",  # GCC sees some in the C++ library then
+    RACES[-1],
 ]
 
 
