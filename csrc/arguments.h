@@ -93,24 +93,37 @@ inline int64_t check_softmax_focal_loss(const Tensor& inputs, const Tensor& labe
   return classes;
 }
 
-inline void check_nms(const Tensor& boxes, const Tensor& scores, const char* op) {
+inline void check_iou_threshold(double iou_threshold, const char* op) {
+  // Below 0 boxes that do not touch would suppress each other, and no pruning could be exact.
+  FD_CHECK(iou_threshold >= 0, op, ": iou_threshold must be at least 0");
+}
+
+inline void check_nms(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs,
+                      double iou_threshold, const char* op) {
   FD_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, op, ": boxes must be [N, 4]");
   FD_CHECK(scores.dim() == 1 && scores.size(0) == boxes.size(0), op, ": scores must be [N]");
+  FD_CHECK(!idxs || (idxs->dim() == 1 && idxs->size(0) == boxes.size(0)), op, ": idxs must be [N]");
+  check_iou_threshold(iou_threshold, op);
 }
 
-inline void check_batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs) {
-  check_nms(boxes, scores, "batched_nms");
-  FD_CHECK(idxs.dim() == 1 && idxs.size(0) == boxes.size(0), "batched_nms: idxs must be [N]");
-}
-
-inline void check_nms_padded(const Tensor& boxes, const Tensor& scores, const Tensor& labels,
+inline void check_nms_padded(const Tensor& boxes, const Tensor& scores,
+                             const std::optional<Tensor>& labels, double iou_threshold,
                              int64_t max_detections) {
   FD_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "nms_padded: boxes must be [B, N, 4]");
-  for (const Tensor* each : {&scores, &labels}) {
-    FD_CHECK(each->dim() == 2 && each->size(0) == boxes.size(0) && each->size(1) == boxes.size(1),
+  for (const std::optional<Tensor>& each : {std::optional<Tensor>(scores), labels}) {
+    FD_CHECK(!each || (each->dim() == 2 && each->size(0) == boxes.size(0) &&
+                       each->size(1) == boxes.size(1)),
              "nms_padded: scores and labels must be [B, N]");
   }
+  check_iou_threshold(iou_threshold, "nms_padded");
   FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
+}
+
+enum class SoftNms { linear, gaussian };
+
+inline SoftNms soft_nms_method(const std::string& name) {
+  return named<SoftNms>(name, "method",
+                        {{"linear", SoftNms::linear}, {"gaussian", SoftNms::gaussian}});
 }
 
 // Arithmetic in double where boxes or scores are, as torch promotes: body(Tag<T>{}, dtype).

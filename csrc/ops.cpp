@@ -51,12 +51,19 @@ STABLE_TORCH_LIBRARY(focaldet, m) {
   m.def("encode_boxes(Tensor gt_boxes, Tensor anchors) -> Tensor");
   m.def("decode_boxes(Tensor deltas, Tensor anchors) -> Tensor");
 
-  // Non-maximum suppression.
+  // Non-maximum suppression. Without idxs or labels all boxes are one group. nms_match: the kept
+  // rows, and for every row the kept one that suppressed it. soft_nms: rows and their new scores.
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
   m.def(
-      "nms_padded(Tensor boxes, Tensor scores, Tensor labels, float iou_threshold, "
+      "nms_padded(Tensor boxes, Tensor scores, Tensor? labels, float iou_threshold, "
       "float score_threshold, SymInt max_detections) -> (Tensor, Tensor)");
+  m.def(
+      "nms_match(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold) "
+      "-> (Tensor, Tensor)");
+  m.def(
+      "soft_nms(Tensor boxes, Tensor scores, Tensor? idxs, float iou_threshold, float sigma, "
+      "float min_score, str method) -> (Tensor, Tensor)");
 
   // Raw head outputs to the losses: classification, box_regression, n_foreground. The losses are
   // divided by the normalizer, or, without one, by the foreground anchors of the batch or image.
@@ -78,11 +85,13 @@ STABLE_TORCH_LIBRARY(focaldet, m) {
       "(b!)") ", Tensor? d_classification, Tensor? d_box_regression) -> (Tensor, Tensor, Tensor)");
 #undef FD_HEAD_AND_TRUTH
 
-  // Raw head outputs to padded detections: boxes, scores, labels, counts.
+  // Raw head outputs to padded detections: boxes, scores, labels, counts. NMS is per class, or over
+  // all classes.
   m.def(
       "retinanet_postprocess(Tensor[] cls_logits, Tensor[] box_deltas, float[] cell_anchors, "
       "SymInt[] strides, float offset, Tensor image_sizes, float score_threshold, SymInt topk, "
-      "float iou_threshold, SymInt max_detections) -> (Tensor, Tensor, Tensor, Tensor)");
+      "float iou_threshold, SymInt max_detections, bool class_agnostic) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 PYBIND11_MODULE(_C, m) {

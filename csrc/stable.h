@@ -97,6 +97,9 @@ inline Tensor dense(const Tensor& tensor, ScalarType dtype) {
   return torch::stable::contiguous(typed);
 }
 inline Tensor dense(const Tensor& tensor) { return torch::stable::contiguous(tensor); }
+inline std::optional<Tensor> dense(const std::optional<Tensor>& tensor, ScalarType dtype) {
+  return tensor ? std::optional(dense(*tensor, dtype)) : std::nullopt;
+}
 
 // The value of a CPU tensor of one number, or another where there is none.
 inline double number_in(const std::optional<Tensor>& tensor, double otherwise) {

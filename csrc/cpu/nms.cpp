@@ -80,23 +80,23 @@ Tensor grouped_nms(const Tensor& boxes, const Tensor& scores, const int64_t* gro
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
-  check_nms(boxes, scores, "nms");
+  check_nms(boxes, scores, std::nullopt, iou_threshold, "nms");
   return grouped_nms(boxes, scores, nullptr, iou_threshold);
 }
 
 Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs,
                    double iou_threshold) {
-  check_batched_nms(boxes, scores, idxs);
+  check_nms(boxes, scores, idxs, iou_threshold, "batched_nms");
   const Tensor groups = dense(idxs, ScalarType::Long);
   return grouped_nms(boxes, scores, groups.const_data_ptr<int64_t>(), iou_threshold);
 }
 
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
-                                      const Tensor& labels, double iou_threshold,
+                                      const std::optional<Tensor>& labels, double iou_threshold,
                                       double score_threshold, int64_t max_detections) {
-  check_nms_padded(boxes, scores, labels, max_detections);
+  check_nms_padded(boxes, scores, labels, iou_threshold, max_detections);
   const int64_t images = boxes.size(0), n = boxes.size(1);
-  const Tensor groups = dense(labels, ScalarType::Long);
+  const std::optional<Tensor> groups = dense(labels, ScalarType::Long);
   Tensor idx = full({images, max_detections}, ScalarType::Long, boxes, -1);
   Tensor count = full({images}, ScalarType::Long, boxes, 0);
   dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
@@ -107,11 +107,12 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
     for (int64_t image = 0; image < images; ++image) {
       const auto* box = reinterpret_cast<const Box<T>*>(b.template const_data_ptr<T>()) + image * n;
       const T* score = s.template const_data_ptr<T>() + image * n;
-      const int64_t* label = groups.const_data_ptr<int64_t>() + image * n;
+      const int64_t* label = groups ? groups->const_data_ptr<int64_t>() + image * n : nullptr;
       candidates.clear();
       for (int64_t i = 0; i < n; ++i) {
         // A NaN score is not above any threshold.
-        if (score[i] > threshold && !has_nan(box[i])) candidates.push_back({label[i], score[i], i});
+        if (score[i] > threshold && !has_nan(box[i]))
+          candidates.push_back({label == nullptr ? 0 : label[i], score[i], i});
       }
       suppress(candidates, box, iou_threshold);
       const int64_t kept = std::min(max_detections, static_cast<int64_t>(candidates.size()));

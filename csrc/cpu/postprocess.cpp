@@ -65,6 +65,7 @@ Map<T> image_map(const Tensor& maps, int64_t image) {
 struct Settings {
   float score_threshold, boundary, iou_threshold;
   int64_t topk, max_detections, classes;
+  bool class_agnostic;
 };
 
 // All logits of a level that reach the boundary, then the best topk of them.
@@ -135,14 +136,14 @@ void suppress(std::vector<Candidate>& candidates, const Settings& settings) {
   candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
                                   [](const Candidate& c) { return has_nan(c.box); }),
                    candidates.end());
-  std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
-    return a.label != b.label ? a.label < b.label : scores_above(a, b);
+  std::sort(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
+    return a.label == b.label || settings.class_agnostic ? scores_above(a, b) : a.label < b.label;
   });
   KeptBoxes<float> list(settings.iou_threshold);
   size_t survivors = 0;
   int64_t label = -1;
   for (const Candidate candidate : candidates) {
-    if (candidate.label != label) {
+    if (candidate.label != label && !settings.class_agnostic) {
       list.clear();
       label = candidate.label;
     }
@@ -183,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retinanet_postprocess(
     const std::vector<Tensor>& cls_logits, const std::vector<Tensor>& box_deltas,
     const std::vector<double>& cell_anchors, const std::vector<int64_t>& strides, double offset,
     const Tensor& image_sizes, double score_threshold, int64_t topk, double iou_threshold,
-    int64_t max_detections) {
+    int64_t max_detections, bool class_agnostic) {
   check_maps(cls_logits, box_deltas, image_sizes);
   FD_CHECK(topk >= 0 && max_detections >= 0,
            "retinanet_postprocess: topk and max_detections must not be negative");
@@ -197,9 +198,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retinanet_postprocess(
                box_deltas[0].size(1) == 4 * table.cells,
            "retinanet_postprocess: the channels do not fit the grid's cell anchors");
   const auto threshold = static_cast<float>(score_threshold);
-  const Settings settings{
-      threshold,      boundary_logit(threshold),          static_cast<float>(iou_threshold), topk,
-      max_detections, cls_logits[0].size(1) / table.cells};
+  const Settings settings{threshold,
+                          boundary_logit(threshold),
+                          static_cast<float>(iou_threshold),
+                          topk,
+                          max_detections,
+                          cls_logits[0].size(1) / table.cells,
+                          class_agnostic};
 
   const int64_t images = image_sizes.size(0), levels = static_cast<int64_t>(cls_logits.size());
   const Tensor& like = cls_logits[0];

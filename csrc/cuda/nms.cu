@@ -197,22 +197,22 @@ Tensor one_image(const Tensor& boxes, const Tensor& scores, const std::optional<
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
-  check_nms(boxes, scores, "nms");
+  check_nms(boxes, scores, std::nullopt, iou_threshold, "nms");
   check_device(boxes, {scores}, "nms");
   return one_image(boxes, scores, std::nullopt, iou_threshold);
 }
 
 Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs,
                    double iou_threshold) {
-  check_batched_nms(boxes, scores, idxs);
+  check_nms(boxes, scores, idxs, iou_threshold, "batched_nms");
   check_device(boxes, {scores, idxs}, "batched_nms");
   return one_image(boxes, scores, dense(idxs, ScalarType::Long), iou_threshold);
 }
 
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
-                                      const Tensor& labels, double iou_threshold,
+                                      const std::optional<Tensor>& labels, double iou_threshold,
                                       double score_threshold, int64_t max_detections) {
-  check_nms_padded(boxes, scores, labels, max_detections);
+  check_nms_padded(boxes, scores, labels, iou_threshold, max_detections);
   check_device(boxes, {scores, labels}, "nms_padded");
   return run(boxes, scores, dense(labels, ScalarType::Long), boxes.size(0), boxes.size(1),
              iou_threshold, score_threshold, max_detections);

@@ -22,6 +22,7 @@ def retinanet_postprocess(
     topk: int = 1000,
     iou_threshold: float = 0.5,
     max_detections: int = 100,
+    class_agnostic: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Raw head outputs to detections: threshold, top-k, decoding, clipping and NMS per class.
 
@@ -33,6 +34,7 @@ def retinanet_postprocess(
         topk: the best candidates of each level that go on, by image.
         iou_threshold: of the NMS within each class, over the levels together.
         max_detections: M.
+        class_agnostic: NMS over all classes together: a box suppresses those of other classes, too.
 
     Returns:
         boxes float32 [B, M, 4], [x1, y1, x2, y2] in pixels of the padded batch; scores float32 [B,
@@ -68,6 +70,7 @@ def retinanet_postprocess(
         topk,
         float(iou_threshold),
         max_detections,
+        bool(class_agnostic),
     )
 
 
@@ -83,6 +86,7 @@ def _(
     topk: int,
     iou_threshold: float,
     max_detections: int,
+    class_agnostic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     like, batch = cls_logits[0], cls_logits[0].shape[0]
     return (

@@ -21,7 +21,7 @@ from .focal_loss import (
     varifocal_loss,
 )
 from .match import count_foreground, match_anchors
-from .nms import batched_nms, nms, nms_padded
+from .nms import batched_nms, nms, nms_match, nms_padded, soft_nms
 from .postprocess import retinanet_postprocess
 from .softmax_focal_loss import (
     count_rows,
@@ -50,6 +50,7 @@ __all__ = [
     "generate_anchors",
     "match_anchors",
     "nms",
+    "nms_match",
     "nms_padded",
     "quality_focal_loss",
     "retinanet_loss",
@@ -57,6 +58,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "sigmoid_focal_loss_backward",
     "sigmoid_focal_loss_second_backward",
+    "soft_nms",
     "softmax_focal_loss",
     "softmax_focal_loss_backward",
     "softmax_focal_loss_second_backward",

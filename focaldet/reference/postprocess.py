@@ -22,11 +22,13 @@ def retinanet_postprocess(
     topk: int = 1000,
     iou_threshold: float = 0.5,
     max_detections: int = 100,
+    class_agnostic: bool = False,
     *,
     suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # boxes, scores, labels, counts; padded
     """Per level: scores above the threshold, the best topk, decoded and clipped; then NMS per class
-    over the levels together and the best max_detections. Ties go to the lower flat index."""
+    (or over all classes) over the levels together, and the best max_detections. Ties go to the
+    lower flat index."""
     per_position = len(anchors.cell_anchors[0])
     tables = [generate_anchors(level, image_sizes.device) for level in anchors.levels()]
     batch, device = len(image_sizes), image_sizes.device
@@ -51,7 +53,8 @@ def retinanet_postprocess(
             found_scores.append(score[chosen])
             found_labels.append(chosen % level.shape[1])
         b, s, k = torch.cat(found_boxes), torch.cat(found_scores), torch.cat(found_labels)
-        keep = suppress(b, s, k, iou_threshold)[:max_detections]
+        groups = torch.zeros_like(k) if class_agnostic else k
+        keep = suppress(b, s, groups, iou_threshold)[:max_detections]
         counts[image] = len(keep)
         boxes[image, : len(keep)] = b[keep]
         scores[image, : len(keep)] = s[keep]

@@ -303,7 +303,7 @@ def test_opcheck(device: torch.device) -> None:
     sizes = torch.tensor([IMAGE] * 2, device=device)
     torch.library.opcheck(
         torch.ops.focaldet.retinanet_postprocess,
-        (logits, deltas, cells, strides, offset, sizes, 0.05, 20, 0.5, 10),
+        (logits, deltas, cells, strides, offset, sizes, 0.05, 20, 0.5, 10, False),
     )
 
 
