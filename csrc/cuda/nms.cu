@@ -19,6 +19,7 @@
 #include "../arguments.h"
 #include "../math/box.h"
 #include "launch.cuh"
+#include "nms.cuh"
 
 namespace focaldet {
 namespace {
@@ -155,12 +156,13 @@ __global__ void __launch_bounds__(kTile<T>) greedy_walk(Walk<T> walk) {
   if (thread == 0) walk.counts[image] = count;
 }
 
-// boxes [images, n, 4], scores and groups [images, n]; no score_threshold admits every score.
-// Returns kept [images, limit] and counts [images].
-std::tuple<Tensor, Tensor> run(const Tensor& boxes, const Tensor& scores,
-                               const std::optional<Tensor>& groups, int64_t images, int64_t n,
-                               double iou_threshold, std::optional<double> score_threshold,
-                               int64_t limit) {
+}  // namespace
+
+std::tuple<Tensor, Tensor> suppress_images(const Tensor& boxes, const Tensor& scores,
+                                           const std::optional<Tensor>& groups,
+                                           double iou_threshold,
+                                           std::optional<double> score_threshold, int64_t limit) {
+  const int64_t images = scores.size(0), n = scores.size(1);
   const OnDevice device(boxes);
   Tensor kept = empty({images, limit}, ScalarType::Long, boxes);
   Tensor counts = empty({images}, ScalarType::Long, boxes);
@@ -187,10 +189,14 @@ std::tuple<Tensor, Tensor> run(const Tensor& boxes, const Tensor& scores,
   return {kept, counts};
 }
 
+namespace {
+
 Tensor one_image(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& groups,
                  double iou_threshold) {
-  const int64_t n = boxes.size(0);
-  const auto [kept, counts] = run(boxes, scores, groups, 1, n, iou_threshold, std::nullopt, n);
+  const auto batch = [](const Tensor& tensor) { return torch::stable::unsqueeze(tensor, 0); };
+  const auto [kept, counts] =
+      suppress_images(batch(boxes), batch(scores), groups ? std::optional(batch(*groups)) : groups,
+                      iou_threshold, std::nullopt, boxes.size(0));
   // A copy of its own size: a view would hold on to all n.
   Tensor row = torch::stable::select(kept, 0, 0);
   return torch::stable::clone(torch::stable::narrow(row, 0, 0, item(counts)));
@@ -214,8 +220,8 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       double score_threshold, int64_t max_detections) {
   check_nms_padded(boxes, scores, labels, iou_threshold, max_detections);
   check_device(boxes, {scores, labels}, "nms_padded");
-  return run(boxes, scores, dense(labels, ScalarType::Long), boxes.size(0), boxes.size(1),
-             iou_threshold, score_threshold, max_detections);
+  return suppress_images(boxes, scores, dense(labels, ScalarType::Long), iou_threshold,
+                         score_threshold, max_detections);
 }
 
 }  // namespace
