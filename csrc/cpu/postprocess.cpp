@@ -12,7 +12,7 @@
 
 #include "../anchor_grid.h"
 #include "../stable.h"
-#include "greedy_nms.h"
+#include "kept_boxes.h"
 
 namespace focaldet {
 namespace {

@@ -15,10 +15,13 @@
 #define FD_HAS_SIMD_LEVELS 1
 #define FD_TARGET(features) __attribute__((target(features)))
 #endif
+// On such lambdas, and on the functions that they call where these hold loops of their own.
 #if defined(__GNUC__)
 #define FD_SIMD_LAMBDA __attribute__((always_inline))
+#define FD_SIMD_INLINE inline __attribute__((always_inline))
 #else
 #define FD_SIMD_LAMBDA
+#define FD_SIMD_INLINE inline
 #endif
 // Iterations of the loop that follows may run at once, though its arrays may be one and the same.
 #if defined(__clang__)

@@ -43,8 +43,17 @@ FD_HD T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   return inter / (area_a + area_b - inter);
 }
 
+// No suppression without: a comparison that costs no division and loses nothing. Where the rounded
+// inter / joined exceeds the threshold, so does the true quotient, as the threshold is a number of
+// the same type; then threshold * joined < inter, and rounding keeps that order.
+template <class T>
+FD_HD bool may_suppress(const Box<T>& a, T area_a, const Box<T>& b, T area_b, T threshold) {
+  const T inter = intersection(a, b);
+  return (inter > T(0)) & (inter >= threshold * (area_a + area_b - inter));
+}
+
 // Does a suppress b? A union that is not positive (degenerate, inverted or infinite boxes)
-// suppresses nothing, and so does a NaN.
+// suppresses nothing, and so does a NaN. The threshold is at least 0.
 template <class T>
 FD_HD bool suppresses(const Box<T>& a, T area_a, const Box<T>& b, T area_b, T threshold) {
   const T inter = intersection(a, b);
