@@ -15,6 +15,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <numeric>
 
 #include "../stable.h"
 #include "kept_index.h"
@@ -23,9 +25,9 @@
 namespace focaldet {
 namespace {
 
-constexpr int64_t kListed = 192;     // candidates of a group: with fewer, a list is faster
-constexpr int64_t kHuge = 32768;     // a group that pays for threads of its own
-constexpr int64_t kBlock = 8192;     // of a huge group
+constexpr int64_t kListed = 256;  // kept boxes: of more, an index is faster
+constexpr int64_t kHuge = 32768;  // a group that pays for threads of its own
+constexpr int64_t kBlock = 8192;  // of a huge group
 
 // Keys whose rising order is the falling order of scores. -0.0 is 0.0.
 uint64_t falling(float score) {
@@ -41,20 +43,20 @@ uint64_t falling(double score) {
   return bits >> 63 != 0 ? bits : ~bits & 0x7fffffffffffffffu;
 }
 
-// Rows of candidates (values) by falling score.
+// The rows of candidates by falling score.
 template <class T>
-std::vector<Keyed> candidates_by_score(const NmsProblem<T>& problem) {
-  std::vector<Keyed> candidates;
-  candidates.reserve(problem.n);
+std::vector<int64_t> candidates_by_score(const NmsProblem<T>& problem) {
+  std::vector<int64_t> rows;
+  rows.reserve(problem.n);
   for (int64_t i = 0; i < problem.n; ++i) {
     const T score = problem.scores[i];
     // A NaN is not above any threshold.
     const bool passes =
         problem.score_threshold ? score > *problem.score_threshold : !std::isnan(score);
-    if (passes && !has_nan(problem.boxes[i])) candidates.push_back({falling(score), i});
+    if (passes && !has_nan(problem.boxes[i])) rows.push_back(i);
   }
-  radix_sort(candidates);
-  return candidates;
+  stable_sort_by(rows, [&](int64_t row) { return falling(problem.scores[row]); });
+  return rows;
 }
 
 // Groups side by side, each in falling order of score. kept and suppressors are by position;
@@ -68,26 +70,48 @@ struct Walk {
   std::vector<int64_t>* suppressors;  // null: any will do
 
   void group(int64_t begin, int64_t end) const {
-    if (end - begin <= kListed) return with_list(begin, end);
-    suppressors == nullptr ? with_index<false>(begin, end) : with_index<true>(begin, end);
+    suppressors == nullptr ? walk<false>(begin, end) : walk<true>(begin, end);
   }
 
  private:
-  void settle(int64_t i, int64_t suppressor) const {
+  // Says whether the box is kept.
+  bool settle(int64_t i, int64_t suppressor) const {
     kept[i] = suppressor == kNone;
     if (suppressors != nullptr) (*suppressors)[i] = suppressor == kNone ? i : suppressor;
+    return suppressor == kNone;
   }
 
-  void with_list(int64_t begin, int64_t end) const {
+  template <bool kBest>
+  void walk(int64_t begin, int64_t end) const {
+    std::vector<int64_t> listed;  // positions
+    const int64_t first = with_list<kBest>(begin, end, listed);
+    if (first == end || static_cast<int64_t>(listed.size()) >= limit) return;
+    FD_CHECK(end - begin <= KeptIndex<T>::kMost, "nms: at most ", KeptIndex<T>::kMost,
+             " boxes in a group on the CPU, not ", end - begin);
+    KeptIndex<T> kept_before = index(begin, end, end - begin);
+    for (const int64_t i : listed) kept_before.add(boxes[i], i);
+    const int64_t left = limit - static_cast<int64_t>(listed.size());
+    end - first >= kHuge&& torch::stable::get_num_threads() > 1
+        ? in_blocks<kBest>(first, end, left, kept_before)
+        : one_by_one<kBest>(first, end, left, kept_before);
+  }
+
+  // Up to the first box that it does not decide about.
+  template <bool kBest>
+  int64_t with_list(int64_t begin, int64_t end, std::vector<int64_t>& listed) const {
     KeptBoxes<T> list(threshold);
-    std::vector<int64_t> positions;
-    for (int64_t i = begin; i < end && list.size() < limit; ++i) {
-      const int64_t found = list.suppressor(boxes[i]);
-      settle(i, found == kNone ? kNone : positions[found]);
-      if (found != kNone) continue;
-      list.add(boxes[i]);
-      positions.push_back(i);
-    }
+    const int64_t most = std::min(kListed, limit);
+    int64_t i = begin;
+    vectorised([&]() FD_SIMD_LAMBDA {
+      for (; i < end && list.size() < most; ++i) {
+        const int64_t found = list.template suppressor<kBest>(boxes[i]);
+        if (settle(i, found == kNone ? kNone : listed[found])) {
+          list.add(boxes[i]);
+          listed.push_back(i);
+        }
+      }
+    });
+    return i;
   }
 
   KeptIndex<T> index(int64_t begin, int64_t end, int64_t size) const {
@@ -100,49 +124,40 @@ struct Walk {
   }
 
   template <bool kBest>
-  void with_index(int64_t begin, int64_t end) const {
-    FD_CHECK(end - begin <= KeptIndex<T>::kMost, "nms: at most ", KeptIndex<T>::kMost,
-             " boxes in a group on the CPU, not ", end - begin);
-    if (end - begin >= kHuge && torch::stable::get_num_threads() > 1) {
-      return in_blocks<kBest>(begin, end);
-    }
-    KeptIndex<T> all = index(begin, end, end - begin);
+  void one_by_one(int64_t begin, int64_t end, int64_t left, KeptIndex<T>& kept_before) const {
     vectorised([&]() FD_SIMD_LAMBDA {
-      int64_t count = 0;
-      for (int64_t i = begin; i < end && count < limit; ++i) {
-        const int64_t found = all.template suppressor<kBest>(boxes[i]);
-        settle(i, found == kNone ? kNone : begin + found);
-        if (found != kNone) continue;
-        all.add(boxes[i], i - begin);
-        ++count;
+      for (int64_t i = begin; i < end && left > 0; ++i) {
+        if (settle(i, kept_before.template suppressor<kBest>(boxes[i]))) {
+          kept_before.add(boxes[i], i);
+          --left;
+        }
       }
     });
   }
 
   template <bool kBest>
-  void in_blocks(int64_t begin, int64_t end) const {
-    KeptIndex<T> earlier = index(begin, end, end - begin), own = index(begin, end, kBlock);
+  void in_blocks(int64_t begin, int64_t end, int64_t left, KeptIndex<T>& kept_before) const {
+    KeptIndex<T> own = index(begin, end, kBlock);
     std::vector<int64_t> found(kBlock);
-    int64_t count = 0;
-    for (int64_t first = begin; first < end && count < limit; first += kBlock) {
+    for (int64_t first = begin; first < end && left > 0; first += kBlock) {
       const int64_t last = std::min(end, first + kBlock);
       torch::stable::parallel_for(first, last, 256, [&](int64_t from, int64_t to) {
         vectorised([&]() FD_SIMD_LAMBDA {
           for (int64_t i = from; i < to; ++i) {
-            found[i - first] = earlier.template suppressor<kBest>(boxes[i]);
+            found[i - first] = kept_before.template suppressor<kBest>(boxes[i]);
           }
         });
       });
       own.clear();
       vectorised([&]() FD_SIMD_LAMBDA {
-        for (int64_t i = first; i < last && count < limit; ++i) {
+        for (int64_t i = first; i < last && left > 0; ++i) {
           int64_t suppressor = found[i - first];
           if (suppressor == kNone) suppressor = own.template suppressor<kBest>(boxes[i]);
-          settle(i, suppressor == kNone ? kNone : begin + suppressor);
-          if (suppressor != kNone) continue;
-          own.add(boxes[i], i - begin);
-          earlier.add(boxes[i], i - begin);
-          ++count;
+          if (settle(i, suppressor)) {
+            own.add(boxes[i], i);
+            kept_before.add(boxes[i], i);
+            --left;
+          }
         }
       });
     }
@@ -153,22 +168,22 @@ struct Walk {
 
 template <class T>
 std::vector<int64_t> greedy_nms(const NmsProblem<T>& problem, int64_t* match) {
-  const std::vector<Keyed> ranked = candidates_by_score(problem);
+  const std::vector<int64_t> ranked = candidates_by_score(problem);
   const int64_t n = static_cast<int64_t>(ranked.size());
-  std::vector<Keyed> grouped;  // ranks (values) by group
-  std::vector<int64_t> starts{0};
+  std::vector<int64_t> grouped, starts{0};  // grouped: ranks
   if (problem.groups != nullptr) {
-    grouped.reserve(n);
-    for (int64_t rank = 0; rank < n; ++rank) {
-      grouped.push_back({static_cast<uint64_t>(problem.groups[ranked[rank].value]), rank});
-    }
-    radix_sort(grouped);
+    const auto group_of = [&](int64_t rank) {
+      return static_cast<uint64_t>(problem.groups[ranked[rank]]);
+    };
+    grouped.resize(n);
+    std::iota(grouped.begin(), grouped.end(), 0);
+    stable_sort_by(grouped, group_of);
     for (int64_t i = 1; i < n; ++i) {
-      if (grouped[i].key != grouped[i - 1].key) starts.push_back(i);
+      if (group_of(grouped[i]) != group_of(grouped[i - 1])) starts.push_back(i);
     }
   }
-  const auto rank_at = [&](int64_t i) { return grouped.empty() ? i : grouped[i].value; };
-  const auto row_at = [&](int64_t i) { return ranked[rank_at(i)].value; };
+  const auto rank_at = [&](int64_t i) { return grouped.empty() ? i : grouped[i]; };
+  const auto row_at = [&](int64_t i) { return ranked[rank_at(i)]; };
   std::vector<Box<T>> boxes(n);
   for (int64_t i = 0; i < n; ++i) boxes[i] = problem.boxes[row_at(i)];
 
@@ -178,12 +193,13 @@ std::vector<int64_t> greedy_nms(const NmsProblem<T>& problem, int64_t* match) {
                      match == nullptr ? nullptr : &suppressors};
   const int64_t groups = static_cast<int64_t>(starts.size());
   starts.push_back(n);
-  // Huge groups have all threads, one after the other; the others share them by candidates.
+  // A huge group has all threads, and so has an only one; the others share them by candidates.
   std::vector<int64_t> others;
   for (int64_t g = 0; g < groups; ++g) {
-    starts[g + 1] - starts[g] >= kHuge ? walk.group(starts[g], starts[g + 1]) : others.push_back(g);
+    const bool alone = groups == 1 || starts[g + 1] - starts[g] >= kHuge;
+    alone ? walk.group(starts[g], starts[g + 1]) : others.push_back(g);
   }
-  torch::stable::parallel_for(0, n, 1024, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, others.empty() ? 0 : n, 1024, [&](int64_t begin, int64_t end) {
     auto group = std::lower_bound(others.begin(), others.end(), begin,
                                   [&](int64_t g, int64_t place) { return starts[g] < place; });
     for (; group != others.end() && starts[*group] < end; ++group) {
@@ -203,7 +219,7 @@ std::vector<int64_t> greedy_nms(const NmsProblem<T>& problem, int64_t* match) {
   const std::vector<uint8_t>& by_rank = grouped.empty() ? kept : kept_rank;
   std::vector<int64_t> rows;
   for (int64_t rank = 0; rank < n && static_cast<int64_t>(rows.size()) < problem.limit; ++rank) {
-    if (by_rank[rank]) rows.push_back(ranked[rank].value);
+    if (by_rank[rank]) rows.push_back(ranked[rank]);
   }
   return rows;
 }

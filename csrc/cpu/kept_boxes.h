@@ -1,5 +1,5 @@
 // The boxes that greedy non-maximum suppression has kept so far in a group, and the question which
-// of them suppresses another box: as a list, for small groups. kept_index.h is for large ones. Both
+// of them suppresses another box: as a list, while they are few. kept_index.h is for more. Both
 // give the answers of suppresses() in math/box.h.
 #pragma once
 
@@ -13,11 +13,11 @@ namespace focaldet {
 
 constexpr int64_t kNone = -1;
 
-// As many boxes as fill a vector of 512 bits, by coordinate; unused places hold boxes that touch
-// nothing. Areas are computed again rather than stored: memory is what the large groups lack.
-template <class T>
+// Boxes in vectors of 512 bits, by coordinate; unused places hold boxes that touch nothing. Areas
+// are computed again rather than stored: memory is what the large groups lack.
+template <class T, int kVectors>
 struct alignas(64) BoxRow {
-  static constexpr int kSize = 64 / sizeof(T);
+  static constexpr int kSize = kVectors * 64 / sizeof(T);
   T x1[kSize], y1[kSize], x2[kSize], y2[kSize];
 
   BoxRow() {
@@ -36,21 +36,25 @@ struct alignas(64) BoxRow {
     y2[i] = box.y2;
   }
 
-  FD_SIMD_INLINE bool may_suppress(const Box<T>& other, T other_area, T threshold) const {
+  // The place of one that suppresses the box, kNone without: the first (kBest), or whichever.
+  template <bool kBest>
+  FD_SIMD_INLINE int64_t suppressor(const Box<T>& other, T other_area, T threshold) const {
     int32_t any = 0;
     for (int i = 0; i < kSize; ++i) {
-      any |= focaldet::may_suppress(box(i), area(box(i)), other, other_area, threshold);
+      any |= may_suppress(box(i), area(box(i)), other, other_area, threshold);
     }
-    return any != 0;
-  }
-
-  // The first that suppresses the box, or kNone.
-  FD_SIMD_INLINE int64_t suppressor(const Box<T>& other, T other_area, T threshold) const {
-    if (!may_suppress(other, other_area, threshold)) return kNone;
+    if (any == 0) return kNone;
+    if constexpr (kBest) {
+      for (int i = 0; i < kSize; ++i) {
+        if (suppresses(box(i), area(box(i)), other, other_area, threshold)) return i;
+      }
+      return kNone;
+    }
+    any = 0;
     for (int i = 0; i < kSize; ++i) {
-      if (suppresses(box(i), area(box(i)), other, other_area, threshold)) return i;
+      any |= suppresses(box(i), area(box(i)), other, other_area, threshold);
     }
-    return kNone;
+    return any == 0 ? kNone : 0;
   }
 };
 
@@ -66,36 +70,38 @@ class KeptBoxes {
     rows_.clear();
   }
 
-  // Which of the kept boxes, in the order of keeping, is the first to suppress this one; kNone.
-  int64_t suppressor(const Box<T>& box) const {
-    int64_t found = kNone;
+  // The place, in the order of keeping, of a box that suppresses this one, kNone without.
+  template <bool kBest>
+  FD_SIMD_INLINE int64_t suppressor(const Box<T>& box) const {
     const T box_area = area(box);
-    vectorised([&]() FD_SIMD_LAMBDA {
-      for (size_t r = 0; r < rows_.size() && found == kNone; ++r) {
-        const int64_t i = rows_[r].suppressor(box, box_area, threshold_);
-        if (i != kNone) found = static_cast<int64_t>(r) * BoxRow<T>::kSize + i;
-      }
-    });
-    return found;
+    for (size_t r = 0; r < rows_.size(); ++r) {
+      const int64_t i = rows_[r].template suppressor<kBest>(box, box_area, threshold_);
+      if (i != kNone) return static_cast<int64_t>(r) * kSize + i;
+    }
+    return kNone;
   }
 
   void add(const Box<T>& box) {
-    const int place = static_cast<int>(size_++ % BoxRow<T>::kSize);
+    const int place = static_cast<int>(size_++ % kSize);
     if (place == 0) rows_.emplace_back();
     rows_.back().set(place, box);
   }
 
   // Keeps the box unless a kept one suppresses it.
   bool offer(const Box<T>& box) {
-    if (suppressor(box) != kNone) return false;
-    add(box);
-    return true;
+    int64_t found = kNone;
+    vectorised([&]() FD_SIMD_LAMBDA { found = suppressor<false>(box); });
+    if (found == kNone) add(box);
+    return found == kNone;
   }
 
  private:
+  using Row = BoxRow<T, 4>;  // a branch for every 64 floats
+  static constexpr int kSize = Row::kSize;
+
   T threshold_;
   int64_t size_ = 0;
-  std::vector<BoxRow<T>> rows_;
+  std::vector<Row> rows_;
 };
 
 }  // namespace focaldet

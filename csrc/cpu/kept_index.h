@@ -108,7 +108,8 @@ class KeptIndex {
   }
 
  private:
-  static constexpr int kSize = BoxRow<T>::kSize;
+  using Row = BoxRow<T, 1>;
+  static constexpr int kSize = Row::kSize;
   static constexpr int kLevels = sizeof(T) == 4 ? 256 : 2048;
 
   // The others neither suppress nor are suppressed: where a side is not positive no intersection
@@ -155,7 +156,7 @@ class KeptIndex {
     int64_t best = kNone;
     for (int32_t row = last_[bucket] < 0 ? -1 : last_[bucket] / kSize; row >= 0;
          row = previous_[row]) {
-      const int64_t i = rows_[row].suppressor(box, box_area, threshold_);
+      const int64_t i = rows_[row].template suppressor<kBest>(box, box_area, threshold_);
       if (i == kNone) continue;
       // Within a row ranks rise, and every row before holds better ones.
       best = ranks_[row * kSize + i];
@@ -182,7 +183,7 @@ class KeptIndex {
   int floor_ = 0, shift_, lowest_ = kLevels, highest_ = -1;
   bool present_[kLevels] = {};
   std::vector<int32_t> last_;  // by bucket: the last place taken, row * kSize + lane
-  std::vector<BoxRow<T>> rows_;
+  std::vector<Row> rows_;
   std::vector<int32_t> previous_;  // by row: the one that filled up before
   std::vector<int32_t> ranks_;
 };
