@@ -5,6 +5,7 @@
 
 #include "math/box_loss.h"
 #include "math/focal.h"
+#include "math/soft_nms.h"
 #include "stable.h"
 
 namespace focaldet {
@@ -118,8 +119,6 @@ inline void check_nms_padded(const Tensor& boxes, const Tensor& scores,
   check_iou_threshold(iou_threshold, "nms_padded");
   FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
 }
-
-enum class SoftNms { linear, gaussian };
 
 inline SoftNms soft_nms_method(const std::string& name) {
   return named<SoftNms>(name, "method",
