@@ -120,6 +120,14 @@ inline void check_nms_padded(const Tensor& boxes, const Tensor& scores,
   FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
 }
 
+inline void check_soft_nms(const Tensor& boxes, const Tensor& scores,
+                           const std::optional<Tensor>& idxs, double iou_threshold,
+                           double min_score) {
+  check_nms(boxes, scores, idxs, iou_threshold, "soft_nms");
+  // A negative score would rise where it decays.
+  FD_CHECK(min_score >= 0, "soft_nms: min_score must be at least 0");
+}
+
 inline SoftNms soft_nms_method(const std::string& name) {
   return named<SoftNms>(name, "method",
                         {{"linear", SoftNms::linear}, {"gaussian", SoftNms::gaussian}});
