@@ -18,7 +18,12 @@
 
 static int64_t threads = 1;
 
-// Binds before libtorch's.
+// These bind before libtorch's.
+extern "C" AOTITorchError torch_get_num_threads(uint32_t* number) {
+  *number = static_cast<uint32_t>(threads);
+  return AOTI_TORCH_SUCCESS;
+}
+
 extern "C" AOTITorchError torch_parallel_for(int64_t begin, int64_t end, int64_t, ParallelFunc body,
                                              void* context) {
   const int64_t each = (end - begin + threads - 1) / threads;
@@ -193,8 +198,14 @@ void run_all() {
   run("decode_boxes", 1, uniform({9000, 4}, -1, 1), many);
   run("nms", 1, many, scores, 0.5);
   run("batched_nms", 1, many, scores, integers({9000}, 0, 19), 0.5);
+  // So many in one group are walked in blocks, all threads at once.
+  run("nms", 1, boxes(40000, 3000), uniform({40000}, 0, 1), 0.5);
+  run("nms_match", 2, many, scores, std::optional<Tensor>(), 0.5);
+  run("soft_nms", 2, many, scores, std::optional<Tensor>(integers({9000}, 0, 19)), 0.3, 0.5, 0.001,
+      std::string("gaussian"));
   run("nms_padded", 2, torch::stable::reshape(many, {3, 3000, 4}),
-      torch::stable::reshape(scores, {3, 3000}), integers({3, 3000}, 0, 4), 0.5, 0.1, int64_t{100});
+      torch::stable::reshape(scores, {3, 3000}), std::optional<Tensor>(integers({3, 3000}, 0, 4)),
+      0.5, 0.1, int64_t{100});
 
   const Tensors maps{uniform({2, 2 * 5, 40, 50}, -6, 1), uniform({2, 2 * 5, 20, 25}, -6, 1)};
   const Tensors deltas{uniform({2, 2 * 4, 40, 50}, -1, 1), uniform({2, 2 * 4, 20, 25}, -1, 1)};
@@ -207,7 +218,7 @@ void run_all() {
   losses(channels_last(maps), channels_last(deltas), "ciou");
   const Tensor images = torch::stable::reshape(values({320, 400, 300, 380}), {2, 2});
   run("retinanet_postprocess", 4, maps, deltas, cells, strides, 0.5, images, 0.05, int64_t{500},
-      0.5, int64_t{100});
+      0.5, int64_t{100}, false);
 }
 
 void race() {

@@ -70,6 +70,13 @@ def main() -> None:
     scores = torch.rand(300).mul(32).round()
     show("nms", ops.nms(boxes, scores, 0.4))
     show("nms float64", ops.nms(boxes.double(), scores.double(), 0.4))
+    corner = torch.rand(2000, 2) * 900
+    many = torch.cat([corner, corner + 3 + torch.rand(2000, 2) * 90], 1)
+    for name, b in (("", many), (" float64", many.double())):
+        show(f"nms of many{name}", ops.nms(b, many[:, 0], 0.4))
+        show(f"nms_match{name}", *ops.nms_match(b, many[:, 0], 0.4))
+        for method in ("linear", "gaussian"):
+            show(f"soft_nms {method}{name}", *ops.soft_nms(b, many[:, 0], method=method))
     show("box_iou", ops.box_iou(boxes, boxes[:77]))
     show("decode_boxes", ops.decode_boxes(torch.rand(300, 4) * 8 - 4, boxes))
 

@@ -41,6 +41,10 @@ def nms(boxes: Any = BOXES, scores: Any = SCORES, threshold: Any = 0.5) -> Call:
     return lambda: ops.nms(boxes, scores, threshold)
 
 
+def soft(boxes: Any = BOXES, scores: Any = SCORES, **options: Any) -> Call:
+    return lambda: ops.soft_nms(boxes, scores, **options)
+
+
 def padded(*changed: Any, **options: Any) -> Call:
     whole = [BOXES[None], SCORES[None], GROUPS[None], 0.5]
     return lambda: ops.nms_padded(*[*changed, *whole[len(changed) :]], **options)
@@ -148,6 +152,18 @@ BAD: list[tuple[Call, type[Exception], str]] = [
     (nms(threshold=1.1), ValueError, "iou_threshold: expected a number in [0, 1]"),
     (nms(threshold=NAN), ValueError, "iou_threshold: expected a number in [0, 1], got nan"),
     (lambda: ops.batched_nms(BOXES, SCORES, GROUPS[:2], 0.5), ValueError, "idxs: expected shape"),
+    (lambda: ops.batched_nms(BOXES, SCORES, None, 0.5), TypeError, "idxs: expected a tensor"),
+    (lambda: ops.nms_match(BOXES, SCORES, 0.5, GROUPS[:2]), ValueError, "idxs: expected shape"),
+    (lambda: ops.nms_match(BOXES, SCORES, -1), ValueError, "iou_threshold: expected a number in"),
+    (soft(BOXES.long()), TypeError, "boxes: expected float16"),
+    (soft(scores=SCORES[:3]), ValueError, "scores: expected shape [4]"),
+    (soft(idxs=SCORES), TypeError, "idxs: expected uint8"),
+    (soft(idxs=GROUPS.to("meta")), ValueError, "on one device"),
+    (soft(iou_threshold=NAN), ValueError, "iou_threshold: expected a number in [0, 1], got nan"),
+    (soft(sigma=0.0), ValueError, "sigma: expected a number above 0, got 0"),
+    (soft(sigma=-1), ValueError, "sigma: expected a number of at least 0, got -1"),
+    (soft(min_score=-0.1), ValueError, "min_score: expected a number of at least 0, got -0.1"),
+    (soft(method="naive"), ValueError, "method: expected one of linear, gaussian, got 'naive'"),
     (lambda: ops.batched_nms(BOXES, SCORES, SCORES, 0.5), TypeError, "idxs: expected uint8"),
     (padded(BOXES), ValueError, "boxes: expected shape [B, N, 4]"),
     (padded(BOXES[None], SCORES), ValueError, "scores: expected shape [1, 4]"),
@@ -215,11 +231,11 @@ RAW = torch.ops.focaldet
 GRID_NUMBERS = ([0.0, 0.0, 8.0, 8.0], [2, 2], [8, 8], 0.0)
 RULES = (0.5, 0.4, "none")
 HEAD = ([torch.zeros(1, 3, 2, 2)], [torch.zeros(1, 4, 2, 2)], [0.0, 0.0, 8.0, 8.0], [8, 8], 0.0)
-REST = (0.05, 10, 0.5, 10)
+REST = (0.05, 10, 0.5, 10, False)
 
 
 def raw_focal(x: Any, t: Any, alpha: Any = None, weight: Any = None) -> Call:
-    return lambda: RAW.sigmoid_focal_loss(x, t, 0.25, 2.0, alpha, weight, 0.0)
+    return lambda: RAW.sigmoid_focal_loss(x, t, 0.25, 2.0, alpha, weight, 0.0, "focal")
 
 
 def raw_grid(cells: list[float], sizes: list[int], strides: list[int]) -> Call:
@@ -229,6 +245,11 @@ def raw_grid(cells: list[float], sizes: list[int], strides: list[int]) -> Call:
 def raw_match(*changed: Any) -> Call:
     whole = [None, *GRID_NUMBERS, BOXES, SPLITS, *RULES]
     return lambda: RAW.match_anchors(*[*changed, *whole[len(changed) :]])
+
+
+def raw_soft(*changed: Any) -> Any:
+    whole = [SCORES, None, 0.3, 0.5, 0.001, "linear"]
+    return RAW.soft_nms(BOXES, *[*changed, *whole[len(changed) :]])
 
 
 def raw_post(*changed: Any) -> Call:
@@ -245,7 +266,7 @@ MALFORMED: dict[str, Call] = {
     "focal: too few alphas": raw_focal(LOGITS, DENSE, torch.ones(2)),
     "focal: too few weights": raw_focal(LOGITS, DENSE, None, torch.ones(2)),
     "focal: too small a gradient": lambda: RAW.sigmoid_focal_loss_backward(
-        torch.ones(3), LOGITS, DENSE, 0.25, 2.0, None, None, 0.0
+        torch.ones(3), LOGITS, DENSE, 0.25, 2.0, None, None, 0.0, "focal"
     ),
     "grid: a height without a width": raw_grid(CELL, [2], [8]),
     "grid: too few strides": raw_grid(CELL, [2, 2, 1, 1], [8, 8]),
@@ -270,6 +291,19 @@ MALFORMED: dict[str, Call] = {
     "nms: boxes of three": lambda: RAW.nms(BOXES[:, :3], SCORES, 0.5),
     "nms: too few scores": lambda: RAW.nms(BOXES, SCORES[:2], 0.5),
     "batched_nms: too few groups": lambda: RAW.batched_nms(BOXES, SCORES, GROUPS[:1], 0.5),
+    "nms: a negative threshold": lambda: RAW.nms(BOXES, SCORES, -0.5),
+    "nms: a threshold of NaN": lambda: RAW.nms(BOXES, SCORES, NAN),
+    "batched_nms: a threshold of NaN": lambda: RAW.batched_nms(BOXES, SCORES, GROUPS, NAN),
+    "nms_match: too few groups": lambda: RAW.nms_match(BOXES, SCORES, GROUPS[:1], 0.5),
+    "nms_match: a negative threshold": lambda: RAW.nms_match(BOXES, SCORES, None, -0.5),
+    "soft_nms: too few scores": lambda: raw_soft(SCORES[:2]),
+    "soft_nms: too few groups": lambda: raw_soft(SCORES, GROUPS[:1]),
+    "soft_nms: a negative threshold": lambda: raw_soft(SCORES, None, -0.5),
+    "soft_nms: a negative score": lambda: raw_soft(SCORES, None, 0.3, 0.5, -1.0),
+    "soft_nms: unknown method": lambda: raw_soft(SCORES, None, 0.3, 0.5, 0.001, "naive"),
+    "nms_padded: a threshold of NaN": lambda: RAW.nms_padded(
+        BOXES[None], SCORES[None], None, NAN, 0.0, 5
+    ),
     "nms_padded: no batch": lambda: RAW.nms_padded(BOXES, SCORES, GROUPS, 0.5, 0.0, 5),
     "nms_padded: too few labels": lambda: RAW.nms_padded(
         BOXES[None], SCORES[None], GROUPS[None, :2], 0.5, 0.0, 5
@@ -296,17 +330,22 @@ MALFORMED: dict[str, Call] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_raw_operators_raise_instead_of_crashing(case: str) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="focaldet: "):  # not for a wrong number of arguments
         MALFORMED[case]()
 
 
 @pytest.mark.simt
 @pytest.mark.parametrize(
-    "case", [case for case in MALFORMED if case.startswith(("focal", "grid", "nms", "batched_nms"))]
+    "case",
+    [
+        case
+        for case in MALFORMED
+        if case.startswith(("focal", "grid", "nms", "batched_nms", "soft_nms"))
+    ],
 )
 def test_raw_operators_of_cuda_raise_instead_of_crashing(case: str, simt: torch.device) -> None:
     """Those that have a kernel there; the others are plain torch."""
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="focaldet: "):  # not for a wrong number of arguments
         MALFORMED[case]()
 
 

@@ -1,0 +1,114 @@
+"""nms of so many boxes that they are found by place and size, and by several threads: sizes,
+places and thresholds that such an index could get wrong, against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from focaldet import reference
+from focaldet.ops import batched_nms, nms, nms_match, nms_padded
+
+COUNT = 1200
+THRESHOLDS = (0.0, 0.05, 0.124, 0.126, 0.3, 0.5, 0.7, 0.95, 1.0)
+
+
+def at(center: Tensor, size: Tensor) -> Tensor:
+    return torch.cat([center - size / 2, center + size / 2], dim=1)
+
+
+def spread(n: int, low: float, high: float) -> Tensor:
+    """[n, 2], as many small numbers as large ones."""
+    return low * (high / low) ** torch.rand(n, 2)
+
+
+def outliers(n: int) -> Tensor:
+    boxes = at(torch.rand(n, 2) * 300, spread(n, 8, 64))
+    boxes[::100] *= 1e15
+    boxes[1::100] -= 3e7
+    return boxes
+
+
+def degenerate(n: int) -> Tensor:
+    boxes = at(torch.rand(n, 2) * 300, spread(n, 8, 64))
+    boxes[::9, 2] = boxes[::9, 0]
+    boxes[1::9] = boxes[1::9, [2, 3, 0, 1]]
+    boxes[2::9] = boxes[2::9, [2, 1, 0, 3]]
+    boxes[3::90] = torch.tensor([-torch.inf, -torch.inf, torch.inf, torch.inf])
+    boxes[4::90, 1] = torch.nan
+    boxes[5::90, 3] = torch.inf
+    return boxes
+
+
+FAMILIES: dict[str, Callable[[int], Tensor]] = {
+    "one size": lambda n: at(torch.rand(n, 2) * 500, torch.full((n, 2), 32.0)),
+    "all sizes": lambda n: at(torch.rand(n, 2) * 300, spread(n, 0.1, 500)),
+    "strips": lambda n: at(torch.rand(n, 2) * 300, spread(n, 2, 300)),
+    "on borders of cells": lambda n: (
+        torch.randint(-8, 8, (n, 2)).repeat(1, 2) * 16.0
+        + torch.tensor([0, 0, 1, 1]) * 2.0 ** torch.randint(3, 8, (n, 1))
+    ),
+    "around a center": lambda n: at(torch.rand(n, 2), spread(n, 1, 1000)),
+    "far away": lambda n: at(1e6 + torch.rand(n, 2) * 20, spread(n, 0.2, 9)),
+    "tiny": lambda n: at(torch.rand(n, 2) * 1e-18, spread(n, 1e-20, 1e-18)),
+    "below the smallest normal number": lambda n: at(torch.rand(n, 2), spread(n, 0.1, 1)) * 1e-39,
+    "large": lambda n: at(torch.rand(n, 2) * 1e18, spread(n, 1e16, 1e19)),
+    "outliers": outliers,
+    "degenerate": degenerate,
+}
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reference(family: str, threshold: float, full_size_device: torch.device) -> None:
+    boxes, scores = FAMILIES[family](COUNT), torch.rand(COUNT)
+    want, suppressors = reference.nms_match(boxes, scores, threshold)
+    arguments = boxes.to(full_size_device), scores.to(full_size_device), threshold
+    assert torch.equal(nms(*arguments).cpu(), want)
+    keep, match = nms_match(*arguments)
+    assert torch.equal(keep.cpu(), want) and torch.equal(match.cpu(), suppressors)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float64(family: str, full_size_device: torch.device) -> None:
+    boxes, scores = FAMILIES[family](COUNT).double(), torch.rand(COUNT)
+    boxes[1::2] *= 1 + 1e-12
+    for threshold in (0.1, 0.5):
+        want = reference.nms(boxes, scores, threshold)
+        got = nms(boxes.to(full_size_device), scores.to(full_size_device), threshold)
+        assert torch.equal(got.cpu(), want)
+
+
+def test_one_large_group_among_small_ones(full_size_device: torch.device) -> None:
+    boxes, scores = FAMILIES["one size"](2 * COUNT), torch.rand(2 * COUNT).mul(500).round()
+    idxs = torch.where(torch.rand(2 * COUNT) < 0.8, 7, torch.randint(-50, 50, (2 * COUNT,)))
+    want = reference.batched_nms(boxes, scores, idxs, 0.4)
+    got = batched_nms(*(x.to(full_size_device) for x in (boxes, scores, idxs)), 0.4)
+    assert torch.equal(got.cpu(), want)
+
+
+@pytest.mark.parametrize("most", [200, 256, 257, 300])
+def test_a_limit(most: int, full_size_device: torch.device) -> None:
+    boxes, scores = FAMILIES["one size"](COUNT), torch.rand(COUNT)
+    batch = boxes[None].to(full_size_device), scores[None].to(full_size_device), None
+    idx, count = nms_padded(*batch, 0.5, -1.0, most)
+    assert count.tolist() == [most]
+    assert torch.equal(idx[0].cpu(), reference.nms(boxes, scores, 0.5)[:most])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_threads_within_a_huge_group(sparse: bool) -> None:
+    n = 40_000
+    boxes = at(torch.rand(n, 2) * (3000 if sparse else 600), spread(n, 16, 64))
+    scores = torch.rand(n).mul(1e4).round()
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        results.append((nms(boxes, scores, 0.5), *nms_match(boxes, scores, 0.5)))
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+    torchvision = pytest.importorskip("torchvision")
+    assert torch.equal(results[0][0], torchvision.ops.nms(boxes, scores, 0.5))
