@@ -88,7 +88,7 @@ struct Walk {
     if (first == end || static_cast<int64_t>(listed.size()) >= limit) return;
     FD_CHECK(end - begin <= KeptIndex<T>::kMost, "nms: at most ", KeptIndex<T>::kMost,
              " boxes in a group on the CPU, not ", end - begin);
-    KeptIndex<T> kept_before = index(begin, end, end - begin);
+    KeptIndex<T> kept_before(threshold, end - begin, &boxes[begin], &boxes[end - 1] + 1);
     for (const int64_t i : listed) kept_before.add(boxes[i], i);
     const int64_t left = limit - static_cast<int64_t>(listed.size());
     end - first >= kHuge&& torch::stable::get_num_threads() > 1
@@ -114,15 +114,6 @@ struct Walk {
     return i;
   }
 
-  KeptIndex<T> index(int64_t begin, int64_t end, int64_t size) const {
-    T longest = 0;
-    for (int64_t i = begin; i < end; ++i) {
-      const T side = max_(boxes[i].x2 - boxes[i].x1, boxes[i].y2 - boxes[i].y1);
-      if (side <= std::numeric_limits<T>::max()) longest = max_(longest, side);
-    }
-    return KeptIndex<T>(threshold, size, longest);
-  }
-
   template <bool kBest>
   void one_by_one(int64_t begin, int64_t end, int64_t left, KeptIndex<T>& kept_before) const {
     vectorised([&]() FD_SIMD_LAMBDA {
@@ -137,7 +128,7 @@ struct Walk {
 
   template <bool kBest>
   void in_blocks(int64_t begin, int64_t end, int64_t left, KeptIndex<T>& kept_before) const {
-    KeptIndex<T> own = index(begin, end, kBlock);
+    KeptIndex<T> own(threshold, kBlock, &boxes[begin], &boxes[end - 1] + 1);
     std::vector<int64_t> found(kBlock);
     for (int64_t first = begin; first < end && left > 0; first += kBlock) {
       const int64_t last = std::min(end, first + kBlock);

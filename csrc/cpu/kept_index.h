@@ -12,11 +12,13 @@
 // for t >= 1/2 its middle lies nearly always in one cell a level. Cells are hashed to buckets
 // without telling them apart: two in one bucket cost comparisons, never the answer.
 //
-// All of it holds for rounded arithmetic, too. Rounding is monotone, so a middle cut off at
-// fl(x1 + c) that begins behind a kept box's x2 means x2 - x1 < c, c = fl(s (x2' - x1)), and their
-// rounded overlap is at most c as well. Then the rounded quotient is at most s (1 + 8u), u being
-// half a unit in the last place; s = t (1 - 2^-10) is below t by more than that. Scaling by a power
-// of two and rounding down are monotone (and exact), so what overlaps shares a cell.
+// All of it holds for rounded arithmetic, too. Let c = fl(s w) be what is cut off a side w at x1.
+// Rounding is monotone, so if the middle begins behind a kept box's right edge, x2 < fl(x1 + c),
+// then x2 - x1 < c, and so is the rounded overlap at most c; with u half a unit in the last place
+// the rounded quotient is at most s (1 + 8u), and s = t (1 - 2^-10) is below t by more than that.
+// Areas near the smallest normal number have larger errors, and tiny thresholds no room for any:
+// then nothing is cut off. Scaling by a power of two and rounding down are exact and monotone, so
+// what overlaps shares a cell.
 //
 // Memory: a row of 16 floats for the boxes of a bucket, 4 bytes a bucket.
 #pragma once
@@ -46,13 +48,21 @@ class KeptIndex {
  public:
   static constexpr int64_t kMost = int64_t{1} << 28;  // boxes: places are 32-bit numbers
 
-  // For as many boxes, whose longest side is given.
-  KeptIndex(T threshold, int64_t boxes, T longest_side)
-      : threshold_(threshold), cut_(std::fmin(threshold, T(0.5)) * T(1 - 0x1p-10)) {
+  // For as many of the boxes [first, last).
+  KeptIndex(T threshold, int64_t boxes, const Box<T>* first, const Box<T>* last)
+      : threshold_(threshold) {
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    T longest_side = 0, smallest_area = kInfinity;
+    for (const Box<T>* box = first; box < last; ++box) {
+      if (!can_overlap(*box)) continue;
+      longest_side = max_(longest_side, max_(box->x2 - box->x1, box->y2 - box->y1));
+      smallest_area = min_(smallest_area, area(*box));
+    }
+    const bool exact = smallest_area < std::numeric_limits<T>::min() * T(0x1p20);
+    if (!exact && threshold >= T(0x1p-20)) cut_ = min_(threshold, T(0.5)) * T(1 - 0x1p-10);
     // Where the threshold says little about sizes, small boxes share the cells of larger ones,
     // lest a large box look into too many.
-    if (cut_ < T(0.125)) floor_ = exponent(longest_side) - 3;
-    if (floor_ < 0) floor_ = 0;
+    if (cut_ < T(0.125)) floor_ = std::max(exponent(longest_side) - 3, 0);
     int bits = 6;
     while ((int64_t{1} << bits) < boxes / 2) ++bits;
     shift_ = 64 - bits;
@@ -179,7 +189,7 @@ class KeptIndex {
     last_[bucket] = place;
   }
 
-  T threshold_, cut_;
+  T threshold_, cut_ = 0;
   int floor_ = 0, shift_, lowest_ = kLevels, highest_ = -1;
   bool present_[kLevels] = {};
   std::vector<int32_t> last_;  // by bucket: the last place taken, row * kSize + lane

@@ -12,7 +12,7 @@ from torch import Tensor
 from focaldet import reference
 from focaldet.ops import batched_nms, nms, nms_match, nms_padded
 
-COUNT = 1200
+COUNT = 800
 THRESHOLDS = (0.0, 0.05, 0.124, 0.126, 0.3, 0.5, 0.7, 0.95, 1.0)
 
 
@@ -55,6 +55,8 @@ FAMILIES: dict[str, Callable[[int], Tensor]] = {
     "far away": lambda n: at(1e6 + torch.rand(n, 2) * 20, spread(n, 0.2, 9)),
     "tiny": lambda n: at(torch.rand(n, 2) * 1e-18, spread(n, 1e-20, 1e-18)),
     "below the smallest normal number": lambda n: at(torch.rand(n, 2), spread(n, 0.1, 1)) * 1e-39,
+    "areas below it": lambda n: at(torch.rand(n, 2), spread(n, 0.1, 1)) * 2e-21,
+    "areas of a few bits": lambda n: at(torch.rand(n, 2), spread(n, 0.1, 1)) * 2e-22,
     "large": lambda n: at(torch.rand(n, 2) * 1e18, spread(n, 1e16, 1e19)),
     "outliers": outliers,
     "degenerate": degenerate,
