@@ -16,7 +16,18 @@ namespace focaldet {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// What blocks of one launch tell each other: a word is 0 until one of them writes it, once, by
+// atomicExch. All that is told is in the word, so that no fence has to order anything beside it.
+// Blocks start in any order: one may wait only for those that took a ticket, by atomicAdd, before
+// its own. They are running, and the first of them waits for nobody.
+using Word = unsigned long long;
+
 #ifdef __CUDACC__  // else they come with the host's cuda_runtime.h
+// The word as it is now, past the caches that others do not write to. In a loop with __nanosleep.
+__device__ __forceinline__ Word peek(const Word* word) {
+  return *static_cast<const volatile Word*>(word);
+}
+
 // Shared memory of a size known to the compiler: T name[n].
 #define FD_SHARED(T, name, n) __shared__ T name[n]
 

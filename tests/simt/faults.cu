@@ -77,6 +77,91 @@ __global__ void race_between_blocks(const float* in, float* out) {
   out[kFault ? i % kThreads : i] = 2 * in[i % kThreads];
 }
 
+// The factor of 2 goes from block to block, each of which waits for another. The words are 0
+// before, and more than the blocks.
+__device__ __forceinline__ int take_ticket(Word* words) {
+  FD_SHARED(int, ticket, 1);
+  if (threadIdx.x == 0) ticket[0] = static_cast<int>(atomicAdd(words + gridDim.x, 1));
+  __syncthreads();
+  return ticket[0];
+}
+
+template <bool kFault>
+__global__ void a_wait_for_a_later_block(const float* in, float* out, Word* words) {
+  const int ticket = take_ticket(words), blocks = gridDim.x;
+  if (threadIdx.x == 0) {
+    const int other = kFault ? ticket + 1 : ticket - 1;
+    while (other >= 0 && other < blocks && peek(words + other) == 0) __nanosleep(20);
+    atomicExch(words + ticket, 2);
+  }
+  __syncthreads();
+  out[thread_index()] = 2 * in[thread_index()];
+}
+
+template <bool kFault>
+__global__ void a_wait_without_a_ticket(const float* in, float* out, Word* words) {
+  const int ticket = kFault ? blockIdx.x : take_ticket(words);
+  if (threadIdx.x == 0) {
+    while (ticket > 0 && peek(words + ticket - 1) == 0) __nanosleep(20);
+    atomicExch(words + ticket, 2);
+  }
+  __syncthreads();
+  out[thread_index()] = 2 * in[thread_index()];
+}
+
+template <bool kFault>
+__global__ void missing_wait(const float* in, float* out, Word* words) {
+  FD_SHARED(float, factor, 1);
+  const int ticket = take_ticket(words);
+  if (threadIdx.x == 0) {
+    Word word = ticket == 0 ? 2 : peek(words + ticket - 1);
+    while (!kFault && word == 0) {
+      __nanosleep(20);
+      word = peek(words + ticket - 1);
+    }
+    factor[0] = static_cast<float>(word);
+    atomicExch(words + ticket, 2);
+  }
+  __syncthreads();
+  const int i = ticket * kThreads + threadIdx.x;
+  out[i] = factor[0] * in[i];
+}
+
+// On a GPU a fence on both sides would do; kernels put the value into the word instead.
+template <bool kFault>
+__global__ void a_value_beside_its_flag(const float* in, float* out, Word* words) {
+  FD_SHARED(float, factor, 1);
+  const int ticket = take_ticket(words);
+  float* factors = reinterpret_cast<float*>(words + gridDim.x + 1);
+  if (threadIdx.x == 0) {
+    Word word = 2;
+    while (ticket > 0 && (word = peek(words + ticket - 1)) == 0) __nanosleep(20);
+    factor[0] = static_cast<float>(word);
+    if (kFault && ticket > 0) factor[0] = factors[ticket - 1];
+    if (kFault) factors[ticket] = factor[0];
+    atomicExch(words + ticket, word);
+  }
+  __syncthreads();
+  const int i = ticket * kThreads + threadIdx.x;
+  out[i] = factor[0] * in[i];
+}
+
+template <bool kFault>
+__global__ void a_flag_read_as_data(const float* in, float* out, Word* words) {
+  FD_SHARED(float, factor, 1);
+  const int ticket = take_ticket(words);
+  if (threadIdx.x == 0) {
+    Word word = 2;
+    while (ticket > 0 && (word = peek(words + ticket - 1)) == 0) __nanosleep(20);
+    if (kFault && ticket > 0) word = words[ticket - 1];
+    factor[0] = static_cast<float>(word);
+    atomicExch(words + ticket, word);
+  }
+  __syncthreads();
+  const int i = ticket * kThreads + threadIdx.x;
+  out[i] = factor[0] * in[i];
+}
+
 template <bool kFault>
 __global__ void write_past_shared_memory(const float* in, float* out) {
   FD_SHARED(float, tile, kThreads);
@@ -187,12 +272,16 @@ __global__ void undefined_behaviour(const float* in, float* out) {
 
 Tensor run(const std::string& name, bool fault, const Tensor& in) {
   Tensor out = torch::stable::empty_like(in);
-  const auto launch = [&](auto right, auto wrong) {
-    OnDevice(in).launch({blocks_for(in.numel(), kThreads), kThreads}, fault ? wrong : right,
-                        in.const_data_ptr<float>(), out.mutable_data_ptr<float>());
+  const Grid grid{blocks_for(in.numel(), kThreads), kThreads};
+  Tensor words = full({2 * grid.blocks + 1}, ScalarType::Long, in, 0);
+  const auto launch = [&](auto right, auto wrong, auto... more) {
+    OnDevice(in).launch(grid, fault ? wrong : right, in.const_data_ptr<float>(),
+                        out.mutable_data_ptr<float>(), more...);
   };
-#define FAULT(kernel) \
-  if (name == #kernel) launch(kernel<false>, kernel<true>)
+#define FAULT(kernel, ...) \
+  if (name == #kernel) launch(kernel<false>, kernel<true>, ##__VA_ARGS__)
+#define FAULT_OF_BLOCKS(kernel) \
+  FAULT(kernel, reinterpret_cast<Word*>(words.mutable_data_ptr<int64_t>()))
   FAULT(missing_syncthreads);
   FAULT(missing_syncwarp);
   FAULT(race_in_shared_memory);
@@ -200,6 +289,11 @@ Tensor run(const std::string& name, bool fault, const Tensor& in) {
   FAULT(race_with_another_warp);
   FAULT(race_with_an_atomic);
   FAULT(race_between_blocks);
+  FAULT_OF_BLOCKS(a_wait_for_a_later_block);
+  FAULT_OF_BLOCKS(a_wait_without_a_ticket);
+  FAULT_OF_BLOCKS(missing_wait);
+  FAULT_OF_BLOCKS(a_value_beside_its_flag);
+  FAULT_OF_BLOCKS(a_flag_read_as_data);
   FAULT(write_past_shared_memory);
   FAULT(write_past_the_output);
   FAULT(uninitialised_output);
@@ -213,6 +307,7 @@ Tensor run(const std::string& name, bool fault, const Tensor& in) {
   FAULT(result_of_the_schedule);
   FAULT(too_much_shared_memory);
   FAULT(undefined_behaviour);
+#undef FAULT_OF_BLOCKS
 #undef FAULT
   return out;
 }

@@ -62,6 +62,26 @@ __global__ void meet_in_memory(const int* in, int n, int* out) {
   }
 }
 
+// Sums up to and with each block's value, from block to block, in the order of their tickets. The
+// words are 0 before. Every thread brings a bit of what it thinks of the sum.
+__global__ void pass_on(const int* in, Word* words, int* out) {
+  FD_SHARED(int, shared, 2);
+  if (threadIdx.x == 0) {
+    const int ticket = static_cast<int>(atomicAdd(words + gridDim.x, 1));
+    Word sum = 0;
+    while (ticket > 0 && (sum = peek(words + ticket - 1)) == 0) __nanosleep(20);
+    sum += in[ticket];
+    atomicExch(words + ticket, sum);
+    shared[0] = ticket;
+    shared[1] = static_cast<int>(sum);
+  }
+  __syncthreads();
+  const int at = static_cast<int>(threadIdx.x);
+  const bool any = __syncthreads_or(shared[1] == at) != 0;
+  const bool none = __syncthreads_or(at < 0) == 0;
+  if (at == 0) out[shared[0]] = any && none ? shared[1] : -shared[1];
+}
+
 // Through the half types and back, four at a time.
 template <class T>
 __global__ void convert(const float* in, float* out) {
@@ -90,6 +110,16 @@ Tensor memory(const Tensor& in, const Tensor& start) {
   return out;
 }
 
+Tensor chain(const Tensor& in) {
+  const int64_t blocks = in.numel();
+  Tensor out = torch::stable::empty_like(in);
+  Tensor words = full({blocks + 1}, ScalarType::Long, in, 0);
+  OnDevice(in).launch({blocks, 64}, pass_on, in.const_data_ptr<int>(),
+                      reinterpret_cast<Word*>(words.mutable_data_ptr<int64_t>()),
+                      out.mutable_data_ptr<int>());
+  return out;
+}
+
 Tensor half(const Tensor& in, bool bfloat16) {
   Tensor out = torch::stable::empty_like(in);
   OnDevice(in).launch({in.numel() / 128, 32}, bfloat16 ? convert<BFloat16> : convert<Half>,
@@ -102,11 +132,13 @@ Tensor half(const Tensor& in, bool bfloat16) {
 STABLE_TORCH_LIBRARY(focaldet, m) {
   m.def("warp(Tensor values) -> Tensor");
   m.def("memory(Tensor values, Tensor start) -> Tensor");
+  m.def("chain(Tensor values) -> Tensor");
   m.def("half(Tensor values, bool bfloat16) -> Tensor");
 }
 STABLE_TORCH_LIBRARY_IMPL(focaldet, CUDA, m) {
   m.impl("warp", TORCH_BOX(&warp));
   m.impl("memory", TORCH_BOX(&memory));
+  m.impl("chain", TORCH_BOX(&chain));
   m.impl("half", TORCH_BOX(&half));
 }
 

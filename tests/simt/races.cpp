@@ -136,8 +136,8 @@ void race_syncwarp(Warp& warp, unsigned mask) {
   }
 }
 
-void race_atomic(const void* address, size_t bytes, const void* code) {
-  access(address, bytes, true, true, code);
+void race_atomic(const void* address, size_t bytes, const void* code, Atomic kind) {
+  access(address, bytes, kind == Atomic::update, true, code);
 }
 
 void race_forget(const void* memory, size_t size) {

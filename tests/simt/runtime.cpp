@@ -59,6 +59,22 @@ class Launch {
 
   void wake(Thread& thread) { ready_.push_back(&thread); }
 
+  // The running thread's atomic operation happens now.
+  void touch(Atomic kind) {
+    if (kind == Atomic::update) {
+      ++changes_;
+      for (Thread* thread : pausing_) wake(*thread);
+      pausing_.clear();
+    }
+    running->changes_seen = changes_;
+  }
+
+  void pause(Site site) {
+    if (running->changes_seen != changes_) return;
+    pausing_.push_back(running);
+    suspend("a wait for another thread", site);
+  }
+
   // Gives the processor to others until woken.
   void suspend(const char* waits_in, Site site) {
     Thread& self = *running;
@@ -194,6 +210,8 @@ class Launch {
   std::mt19937_64 random_{seed};
   std::vector<std::unique_ptr<Block>> blocks_;  // under way
   std::deque<Thread*> ready_;
+  std::vector<Thread*> pausing_;
+  uint64_t changes_ = 0;  // by atomic operations
   Ferry ferry_;
   bool finished_ = false;  // the thread that ran last will not go on
   std::string error_;
@@ -208,9 +226,9 @@ void fail(const std::string& what) {
   current->fail(what);
 }
 
-void barrier(Site site) {
+bool barrier(Site site, bool vote) {
   const InMachine machine;
-  if (!left_out.empty() && name(site) == left_out) return;
+  if (!left_out.empty() && name(site) == left_out) return vote;
   Block& block = *running->block;
   if (block.exited > 0) fail("__syncthreads at " + name(site) + " after threads left the kernel");
   if (block.arrived == 0) block.first_arrived = running;
@@ -219,12 +237,15 @@ void barrier(Site site) {
     fail(text("__syncthreads at %s, while thread %u waits in that at %s", name(site).c_str(),
               first.index, name(first.site).c_str()));
   }
+  block.vote |= vote;
   if (++block.arrived == block.threads.size()) {
     block.arrived = 0;
+    block.voted = std::exchange(block.vote, false);
     ++block.barriers;
     for (Thread& thread : block.threads) current->wake(thread);
   }
   current->suspend("__syncthreads", site);
+  return block.voted;
 }
 
 uint64_t collective(const char* what, unsigned mask, uint64_t value, int source, Fold fold,
@@ -282,11 +303,17 @@ void* dynamic_shared() {
   return current->dynamic_array();
 }
 
-void atomic(const void* address, size_t bytes, const void* code) {
-  race_atomic(address, bytes, code);
+void atomic(const void* address, size_t bytes, const void* code, Atomic kind) {
+  race_atomic(address, bytes, code, kind);
   const InMachine machine;
   current->wake(*running);
   current->suspend("an atomic operation", {"", 0});
+  current->touch(kind);
+}
+
+void pause(Site site) {
+  const InMachine machine;
+  current->pause(site);
 }
 
 int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,

@@ -1,15 +1,17 @@
 // A SIMT machine on the host: it runs the unchanged kernels of csrc/cuda and reports what a GPU
 // would forgive or hide.
 //
-// Each CUDA thread is a fiber that runs until it waits: at a block's barrier or in a warp's
-// collective. Who runs next, in which order blocks start and how many are under way at once is
-// drawn from a seed, so that a result that depends on the schedule differs between seeds. There is
-// one processor and no preemption; races that no schedule shows are found by races.cpp instead.
+// Each CUDA thread is a fiber that runs until it waits: at a block's barrier, in a warp's
+// collective, or for another block. Who runs next, in which order blocks start and how many are
+// under way at once is drawn from a seed, so that a result that depends on the schedule differs
+// between seeds. There is one processor and no preemption; races that no schedule shows are found
+// by races.cpp instead.
 //
 // One launch at a time, from one thread of the host.
 //
 // Stricter than a GPU on purpose: a barrier or a mask that names threads which have left the kernel
-// is an error here, while hardware since Volta lets it pass.
+// is an error here, while hardware since Volta lets it pass. Blocks tell each other by atomics
+// alone: what lies beside a flag is a race, for fences are not known here.
 #pragma once
 
 #include <cstddef>
@@ -53,7 +55,8 @@ struct Thread {
   void* context = nullptr;       // where it goes on
   const char* waits_in = nullptr;
   Site site{};
-  uint64_t result = 0;  // of its last collective
+  uint64_t result = 0;        // of its last collective
+  uint64_t changes_seen = 0;  // Launch::changes_ at its last atomic operation
   // races.cpp: what this thread knows of its warp's clocks; its own stands at [lane].
   uint32_t clock[kLanes] = {};
 };
@@ -97,7 +100,8 @@ struct Block {
   std::vector<SharedArray> shared;
   unsigned arrived = 0, exited = 0;
   const Thread* first_arrived = nullptr;
-  uint32_t barriers = 0;  // passed
+  uint32_t barriers = 0;             // passed
+  bool vote = false, voted = false;  // of __syncthreads_or: so far, and of the last one
 };
 
 extern Thread* running;  // nobody while the host runs
@@ -112,7 +116,8 @@ struct InMachine {
 // Called by a thread: ends the launch with this message, and does not return.
 [[noreturn]] void fail(const std::string& what);
 
-void barrier(Site site);
+// Did any thread of the block come here with a vote?
+bool barrier(Site site, bool vote = false);
 
 // A collective of the lanes in `mask`: each brings a value and gets, without `fold`, the value of
 // the lane `source`, else what `fold` makes of all of them.
@@ -124,9 +129,15 @@ uint64_t collective(const char* name, unsigned mask, uint64_t value, int source,
 void* shared_array(const void* declaration, const char* name, size_t bytes);
 void* dynamic_shared();
 
-// An atomic operation is about to happen, called for at `code`: the one place where others may run
-// in between.
-void atomic(const void* address, size_t bytes, const void* code);
+// An atomic operation, called for at `code`, happens when this returns: the one place where others
+// may run in between.
+enum class Atomic { load, update };
+void atomic(const void* address, size_t bytes, const void* code, Atomic kind = Atomic::update);
+
+// Called in a loop by a thread that has not yet seen what it looks for: it goes on when an atomic
+// operation has changed memory since its last one. Nothing else can help it, so that a wait which
+// nobody ends is a deadlock and not forever.
+void pause(Site site);
 
 // Runs body() as every thread of the grid. Not 0 if something went wrong, which last_error() tells.
 int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
@@ -140,7 +151,7 @@ void poison(void* memory, size_t bytes);
 // What races.cpp needs to hear. It knows memory accesses from the compiler's own instrumentation.
 void race_launch();
 void race_syncwarp(Warp& warp, unsigned mask);
-void race_atomic(const void* address, size_t bytes, const void* code);
+void race_atomic(const void* address, size_t bytes, const void* code, Atomic kind);
 void race_forget(const void* address, size_t bytes);
 
 }  // namespace simt

@@ -30,6 +30,15 @@ SAID = {
     "race_between_blocks": r"block 1, thread 0: race: writes global memory in .* at {out[kFault}, "
     r"which block 0, thread 0 has written in .* at {out[kFault}",
     "write_past_shared_memory": r"writes byte 256 of shared tile, which has 256, .* at {+ kFault]}",
+    "a_wait_for_a_later_block": r"deadlock of 64 threads: block 0, thread 0 in a wait for another "
+    r"thread at {__nanosleep}; block 0, thread 1 in __syncthreads",
+    "a_wait_without_a_ticket": r"deadlock of 128 threads: block 2, thread 0 in a wait for another "
+    r"thread at {__nanosleep}",
+    "missing_wait": "run gives other bits under seed 2 than under 0",
+    "a_value_beside_its_flag": r"race: reads global memory in .* at {factors[ticket - 1]}, which "
+    r"block 0, thread 0 has written in .* at {factors[ticket] =}",
+    "a_flag_read_as_data": r"race: reads global memory in .* at {words[ticket - 1]}, which block "
+    r"0, thread 0 has written in .* at {atomicExch}",
     "uninitialised_output": "run gives other bits under seed 1 than under 0",
     "uninitialised_shared_memory": r"reads byte 4 of shared tile in .* at {2 * tile}, which nobody",
     "divergent_barrier": r"thread 32: __syncthreads at {__syncthreads}, while thread 0 waits in "
@@ -68,7 +77,7 @@ def pattern(kernel: str, said: str) -> str:
 
 
 def test_every_fault_is_expected() -> None:
-    planted = re.findall(r"^  FAULT\((\w+)\)", (build.SIMT / "faults.cu").read_text(), re.M)
+    planted = re.findall(r"^  FAULT(?:_OF_BLOCKS)?\((\w+)\)", (build.SIMT / "faults.cu").read_text(), re.M)
     assert planted and set(planted) == {*SAID, *SANITIZED}
 
 
@@ -121,7 +130,7 @@ def barriers() -> list[str]:
         f"{source.name}:{number}"
         for source in sorted(build.CSRC.glob("cuda/*.cu*"))
         for number, line in enumerate(source.read_text().splitlines(), start=1)
-        if re.match(r" *__sync(threads|warp)\(\);", line)
+        if re.search(r"^ *__sync(threads|warp)\(\);|\b__syncthreads_or\(", line)
     ]
 
 
@@ -137,6 +146,10 @@ def run_everything(kernels: Kernels) -> None:
     """Inputs that keep more than one tile, warp and stage of every kernel busy."""
     boxes = torch.rand(1300, 2).mul(2000).repeat(1, 2) + torch.tensor([0.0, 0.0, 30.0, 30.0])
     kernels.call("nms", boxes, torch.rand(1300), 0.5)
+    groups = torch.arange(1300) // 3 % 2
+    kernels.call("batched_nms", boxes, torch.rand(1300), groups, 0.5)
+    few = boxes[:90] / 10, torch.rand(90), groups[:90]
+    kernels.call("soft_nms", *few, 0.5, 0.5, 0.1, "linear")
     cells = [-8.0, -8.0, 8.0, 8.0, -4.0, -9.0, 4.0, 9.0]
     kernels.call("generate_anchors", torch.empty(0), cells, [20, 30], [8, 8], 0.5)
     logits, labels = torch.randn(700, 5), torch.randint(-2, 5, (700,))

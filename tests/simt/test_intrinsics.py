@@ -79,6 +79,13 @@ def test_shared_memory_and_atomics(intrinsics: Kernels) -> None:
     assert got == totals + [7 * total + 7 * 96 for total in sums]
 
 
+def test_blocks_that_wait_for_each_other(intrinsics: Kernels) -> None:
+    values = torch.tensor([7, 1, 30, 25, 1, 5, 900], dtype=torch.int32)
+    sums = values.cumsum(0)
+    expected = torch.where(sums < 64, sums, -sums)  # no thread has the number of the others
+    assert torch.equal(intrinsics.call("chain", values), expected.int())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types(dtype: torch.dtype, intrinsics: Kernels) -> None:
     """Every value, the ties between neighbours and what is near them, rounded as torch does."""

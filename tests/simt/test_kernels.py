@@ -18,7 +18,7 @@ def test_kernels_take_the_place_of_the_cpu_and_give_it_back(simt_kernels: Kernel
     boxes, scores = torch.rand(9, 4), torch.rand(9)
 
     def launches() -> int:
-        return sum(count for name, count in simt_kernels.launches().items() if "walk" in name)
+        return sum(count for name, count in simt_kernels.launches().items() if "suppress_tiles" in name)
 
     before = launches()
     ops.nms(boxes, scores, 0.5)
@@ -64,6 +64,9 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
                 ops.sigmoid_focal_loss(logits, targets, gamma=gamma, reduction="sum")
         keep = ops.nms(boxes.to(dtype), scores.to(dtype), 0.5)
         assert torch.equal(keep, reference.nms(boxes.to(dtype), scores.to(dtype), 0.5))
+        for groups in (None, labels.repeat(2)[:50]):
+            ops.nms_match(boxes.to(dtype), scores.to(dtype), 0.5, groups)
+            ops.soft_nms(boxes.to(dtype), scores.to(dtype), idxs=groups)
         head = [torch.randn(1, 3, 4, 4, dtype=dtype)], [torch.randn(1, 4, 4, 4, dtype=dtype)]
         truth = torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([1]), torch.tensor([0, 1])
         for gamma in (2.0, 1.5):

@@ -64,6 +64,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 
 // Every thread of the block, at the same place.
 inline void __syncthreads(SIMT_SITE) { simt::barrier({file, line}); }
+inline int __syncthreads_or(int predicate, SIMT_SITE) {
+  return simt::barrier({file, line}, predicate != 0);
+}
 
 // Orders memory between the lanes of the mask; no other collective does.
 inline void __syncwarp(unsigned mask = 0xffffffffu, SIMT_SITE) {
@@ -185,6 +188,9 @@ SIMT_REDUCE(__reduce_xor_sync, std::bit_xor<>)
 SIMT_REDUCE(__reduce_min_sync, simt::Min)
 SIMT_REDUCE(__reduce_max_sync, simt::Max)
 #undef SIMT_REDUCE
+
+// In a loop around an atomic operation: others may run.
+inline void __nanosleep(unsigned, SIMT_SITE) { simt::pause({file, line}); }
 #undef SIMT_SITE
 
 // Atomics: relaxed, as CUDA's are; they return the old value -----------------------------------
@@ -208,6 +214,14 @@ SIMT_ATOMIC(atomicAnd, (old & value))
 SIMT_ATOMIC(atomicOr, old | value)
 SIMT_ATOMIC(atomicExch, value)
 #undef SIMT_ATOMIC
+
+namespace focaldet {
+template <class T>
+__attribute__((noinline, no_sanitize("thread"))) T peek(const T* address) {
+  simt::atomic(address, sizeof(T), __builtin_return_address(0), simt::Atomic::load);
+  return *address;
+}
+}  // namespace focaldet
 
 // Scalars and vectors --------------------------------------------------------------------------
 
