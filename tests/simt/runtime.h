@@ -10,8 +10,8 @@
 // One launch at a time, from one thread of the host.
 //
 // Stricter than a GPU on purpose: a barrier or a mask that names threads which have left the kernel
-// is an error here, while hardware since Volta lets it pass. Blocks tell each other by atomics
-// alone: what lies beside a flag is a race, for fences are not known here.
+// is an error here, while hardware since Volta lets it pass. Blocks tell each other things
+// by atomics alone: what lies beside a flag is a race, for fences are not known here.
 #pragma once
 
 #include <cstddef>

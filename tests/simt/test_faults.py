@@ -77,7 +77,8 @@ def pattern(kernel: str, said: str) -> str:
 
 
 def test_every_fault_is_expected() -> None:
-    planted = re.findall(r"^  FAULT(?:_OF_BLOCKS)?\((\w+)\)", (build.SIMT / "faults.cu").read_text(), re.M)
+    source = (build.SIMT / "faults.cu").read_text()
+    planted = re.findall(r"^  FAULT(?:_OF_BLOCKS)?\((\w+)\)", source, re.M)
     assert planted and set(planted) == {*SAID, *SANITIZED}
 
 
