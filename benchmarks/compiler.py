@@ -32,9 +32,10 @@ RERUN = "build, and run `python -m benchmarks.compiler`"
 PACKED = {
     "focal_elements": ("loads", "stores"),
     "focal_partial_sums": ("loads",),
-    "greedy_walk": ("loads",),
+    "lay_out": ("loads", "stores"),
     "write_anchors": ("stores",),
     "map_focal": ("loads",),
+    "suppress_tiles": ("loads",),
 }
 
 

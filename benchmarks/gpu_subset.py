@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu_subset`: every CUDA operator on a few small inputs.
 
 For compute-sanitizer, which slows kernels down up to a hundred times. The sizes are the smallest
-that reach every path: packs that end inside a row, pointers off 16 bytes, one candidate more than a
-tile of NMS. Inputs are drawn on the CPU: nothing but the operators runs kernels.
+that reach every path: packs that end inside a row, pointers off 16 bytes, tiles of NMS that wait
+for others. Inputs are drawn on the CPU: nothing but the operators runs kernels.
 """
 
 from __future__ import annotations
@@ -62,7 +62,13 @@ def nms(dtype: torch.dtype, device: torch.device) -> None:
     for n in (0, 1, 65, 1025):
         boxes, scores = boxes_of(n).to(device, dtype), torch.rand(n).to(device, dtype)
         ops.nms(boxes, scores, 0.5)
-        ops.batched_nms(boxes, scores, torch.randint(3, (n,)).to(device), 0.5)
+        groups = torch.randint(3, (n,)).to(device)
+        ops.batched_nms(boxes, scores, groups, 0.5)
+        ops.nms_match(boxes, scores, 0.5)
+        ops.nms_match(boxes, scores, 0.5, groups)
+        for method in ("linear", "gaussian"):
+            ops.soft_nms(boxes, scores, method=method)
+            ops.soft_nms(boxes, scores, method=method, idxs=groups)
     boxes, scores = boxes_of(3 * 130).view(3, 130, 4), torch.rand(3, 130)
     labels = torch.randint(3, (3, 130))
     batch = boxes.to(device, dtype), scores.to(device, dtype), labels.to(device)

@@ -25,14 +25,16 @@ __global__ void __launch_bounds__(kCompactThreads)
     compact_kept(const uint8_t* kept, int64_t stride, const int64_t* rows, int64_t n, int64_t limit,
                  int64_t* out, int64_t* counts) {
   constexpr int kWarps = kCompactThreads / kWarp, kFlags = Pack<uint8_t>::size;
-  FD_SHARED(int, warp_counts, kWarps);
+  FD_SHARED(int, warp_counts, 2 * kWarps);  // of this round and of the last, which some still read
   const int64_t image = blockIdx.x;
   kept += image * stride;
   rows += image * n;
   out += image * limit;
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   int64_t count = 0;  // the same in every thread
+  int round = 0;
   for (int64_t first = 0; first < n && count < limit; first += kCompactThreads * kFlags) {
+    int* const of_round = warp_counts + round++ % 2 * kWarps;
     const int64_t rank = first + thread * kFlags;
     const Pack<uint8_t> flags = load(kept, rank, n);
     int own = 0;
@@ -44,12 +46,12 @@ __global__ void __launch_bounds__(kCompactThreads)
       const int before = __shfl_up_sync(kAllLanes, up_to_here, offset);
       if (lane >= offset) up_to_here += before;
     }
-    if (lane == kWarp - 1) warp_counts[warp] = up_to_here;
+    if (lane == kWarp - 1) of_round[warp] = up_to_here;
     __syncthreads();
     int64_t slot = count + up_to_here - own;
     for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) slot += warp_counts[w];
-      count += warp_counts[w];
+      if (w < warp) slot += of_round[w];
+      count += of_round[w];
     }
 #pragma unroll
     for (int i = 0; i < kFlags; ++i) {
@@ -57,7 +59,6 @@ __global__ void __launch_bounds__(kCompactThreads)
       if (slot < limit) out[slot] = rows[rank + i];
       ++slot;
     }
-    __syncthreads();
   }
   if (count > limit) count = limit;
   for (int64_t i = count + thread; i < limit; i += kCompactThreads) out[i] = -1;

@@ -26,7 +26,9 @@ namespace focaldet {
 namespace {
 
 constexpr int kTile = 256, kTileWords = kTile / kWarp;
-constexpr Word kSettled = Word{1} << kWarp;  // above the bits
+template <class T>
+constexpr int kTilesAtOnce = sizeof(T) == 4 ? 4 : 3;  // on a processor: for more, nvcc would spill
+constexpr Word kSettled = Word{1} << kWarp;           // above the bits
 
 inline int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 
@@ -50,13 +52,19 @@ struct Suppression {
 // been suppressed.
 template <class T>
 __device__ __forceinline__ unsigned touching(const Box<T>* boxes, const Box<T>& own) {
+  constexpr int kAtATime = 4;  // with places in the mask that the compiler knows
   unsigned mask = 0;
-#pragma unroll 8
-  for (int i = 0; i < kWarp; ++i) {
-    const Box<T> box = boxes[i];
-    const bool touch =
-        (box.x1 < own.x2) & (own.x1 < box.x2) & (box.y1 < own.y2) & (own.y1 < box.y2);
-    mask |= static_cast<unsigned>(touch) << i;
+#pragma unroll 1
+  for (int first = 0; first < kWarp; first += kAtATime) {
+    unsigned some = 0;
+#pragma unroll
+    for (int i = 0; i < kAtATime; ++i) {
+      const Box<T> box = boxes[first + i];
+      const bool touch =
+          (box.x1 < own.x2) & (own.x1 < box.x2) & (box.y1 < own.y2) & (own.y1 < box.y2);
+      if (touch) some |= 1u << i;
+    }
+    mask |= some << first;
   }
   return mask;
 }
@@ -123,7 +131,7 @@ __device__ __forceinline__ int group_in_tile(bool head, unsigned* heads) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTile) suppress_tiles(const Suppression<T> p) {
+__global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const Suppression<T> p) {
   FD_SHARED(Box<T>, tile, kTile);
   FD_SHARED(Box<T>, others, kTile);   // of the predecessor; or kept by the tile that is visited
   FD_SHARED(uint8_t, places, kTile);  // of those within their tile

@@ -100,6 +100,16 @@ def test_images_with_different_numbers_of_candidates(
     assert torch.equal(idx, want_idx) and torch.equal(count, want_count)
 
 
+def test_a_long_list_is_compacted_in_rounds(simt: torch.device) -> None:
+    """Of 16,384 ranks each."""
+    n = 16384 + 300
+    boxes, scores = random_boxes(n).view(1, n, 4), torch.randperm(n).view(1, n).float()
+    groups = torch.arange(n).view(1, n)
+    idx, count = ops.nms_padded(boxes, scores, groups, 0.5, -1.0, n + 5)
+    assert count.tolist() == [n] and idx[0, n:].tolist() == [-1] * 5
+    assert torch.equal(idx[0, :n], scores[0].argsort(descending=True))
+
+
 def test_the_number_of_launches(simt_kernels: Kernels) -> None:
     """Whatever the boxes are."""
 
