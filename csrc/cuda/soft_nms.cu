@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kOrderThreads)
 std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores,
                                     const std::optional<Tensor>& idxs, double iou_threshold,
                                     double sigma, double min_score, std::string method) {
-  check_nms(boxes, scores, idxs, iou_threshold, "soft_nms");
+  check_soft_nms(boxes, scores, idxs, iou_threshold, min_score);
   check_device(boxes, {scores, idxs}, "soft_nms");
   const int64_t n = boxes.size(0);
   const OnDevice device(boxes);
