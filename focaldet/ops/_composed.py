@@ -28,11 +28,6 @@ def _retinanet_postprocess(
     )
 
 
-ON_CUDA: dict[str, Callable[..., Any]] = {
-    "box_iou": reference.box_iou,
-    "encode_boxes": reference.encode_boxes,
-    "decode_boxes": reference.decode_boxes,
-    "retinanet_postprocess": _retinanet_postprocess,
-}
+ON_CUDA: dict[str, Callable[..., Any]] = {"retinanet_postprocess": _retinanet_postprocess}
 for _name, _function in ON_CUDA.items():
     torch.library.impl(f"focaldet::{_name}", "CUDA")(_function)

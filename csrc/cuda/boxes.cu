@@ -1,0 +1,143 @@
+// Box arithmetic on CUDA: IoU of all pairs, encoding and decoding, a launch each and nothing beside
+// the result. Arguments of another dtype than the arithmetic's cost a copy each.
+//
+// Bytes: 4 written per pair of box_iou (8 in float64), its boxes from the caches; 48 per box of the
+// others (96). Operations: about 30 per pair, 40 per box encoded, 70 decoded.
+#include "../math/box.h"
+#include "launch.cuh"
+
+namespace focaldet {
+namespace {
+
+constexpr int kBoxThreads = 256;
+
+template <class T>
+__device__ __forceinline__ Box<T> load_box(const T* boxes, int64_t row) {
+  T x[4];
+#pragma unroll
+  for (int i = 0; i < 4; i += Pack<T>::size) {
+    const Pack<T> pack = load(boxes, 4 * row + i, 4 * row + 4);
+#pragma unroll
+    for (int j = 0; j < Pack<T>::size; ++j) x[i + j] = pack.items[j];
+  }
+  return {x[0], x[1], x[2], x[3]};
+}
+
+template <class T>
+__device__ __forceinline__ void store_box(T* boxes, int64_t row, const Box<T>& box) {
+  const T x[4] = {box.x1, box.y1, box.x2, box.y2};
+#pragma unroll
+  for (int i = 0; i < 4; i += Pack<T>::size) {
+    Pack<T> pack;
+#pragma unroll
+    for (int j = 0; j < Pack<T>::size; ++j) pack.items[j] = x[i + j];
+    store(boxes, 4 * row + i, 4 * row + 4, pack);
+  }
+}
+
+// A thread takes a pack of the matrix [n, m], whose rows may end within it.
+template <class T>
+__global__ void __launch_bounds__(kBoxThreads)
+    iou_of_pairs(const T* a, int64_t n, const T* b, int64_t m, T* matrix) {
+  const int64_t total = n * m, step = thread_count() * Pack<T>::size;
+  for (int64_t first = thread_index() * Pack<T>::size; first < total; first += step) {
+    int64_t i = first / m, j = first - i * m;
+    Box<T> left = load_box(a, i);
+    T left_area = area(left);
+    Pack<T> pack;
+#pragma unroll
+    for (int k = 0; k < Pack<T>::size; ++k) {
+      const Box<T> right = load_box(b, j);
+      pack.items[k] = iou(left, left_area, right, area(right));
+      if (++j == m) {
+        j = 0;
+        if (++i == n) break;
+        left = load_box(a, i);
+        left_area = area(left);
+      }
+    }
+    store(matrix, first, total, pack);
+  }
+}
+
+struct Encode {
+  template <class T>
+  __device__ __forceinline__ Box<T> operator()(const Box<T>& gt, const Box<T>& anchor) const {
+    return encode(gt, anchor);
+  }
+};
+
+struct Decode {
+  template <class T>
+  __device__ __forceinline__ Box<T> operator()(const Box<T>& delta, const Box<T>& anchor) const {
+    return decode(delta, anchor);
+  }
+};
+
+template <class T, class Function>
+__global__ void __launch_bounds__(kBoxThreads)
+    box_by_box(const T* a, const T* b, int64_t n, const Function function, T* result) {
+  for (int64_t i = thread_index(); i < n; i += thread_count()) {
+    store_box(result, i, function(load_box(a, i), load_box(b, i)));
+  }
+}
+
+// The half types are widened first: the area of a 300 px box overflows float16.
+template <class Body>
+Tensor in_compute_type(const Tensor& a, const Tensor& b, Body&& body) {
+  const bool wide = a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
+  return wide ? body(Tag<double>{}, dense(a, ScalarType::Double), dense(b, ScalarType::Double))
+              : body(Tag<float>{}, dense(a, ScalarType::Float), dense(b, ScalarType::Float));
+}
+
+Tensor box_iou(const Tensor& a, const Tensor& b) {
+  FD_CHECK(a.dim() == 2 && a.size(1) == 4 && b.dim() == 2 && b.size(1) == 4,
+           "box_iou: boxes must be [N, 4] and [M, 4]");
+  check_device(a, {b}, "box_iou");
+  const OnDevice device(a);
+  return in_compute_type(a, b, [&](auto tag, const Tensor& a, const Tensor& b) {
+    using T = typename decltype(tag)::type;
+    const int64_t n = a.size(0), m = b.size(0);
+    Tensor matrix = empty({n, m}, a.scalar_type(), a);
+    device.launch({blocks_for(n * m, kBoxThreads * Pack<T>::size), kBoxThreads}, iou_of_pairs<T>,
+                  a.template const_data_ptr<T>(), n, b.template const_data_ptr<T>(), m,
+                  matrix.template mutable_data_ptr<T>());
+    return matrix;
+  });
+}
+
+// result[i] = function(a[i], b[i]), shaped like a, in the dtype of the arithmetic.
+template <class Function>
+Tensor pairwise(const Tensor& a, const Tensor& b, const char* op, const Function& function) {
+  check_boxes(a, op, "the first argument");
+  FD_CHECK(a.numel() == b.numel(), op, ": both arguments must have the same number of rows");
+  check_device(a, {b}, op);
+  const OnDevice device(a);
+  return in_compute_type(a, b, [&](auto tag, const Tensor& a, const Tensor& b) {
+    using T = typename decltype(tag)::type;
+    Tensor result = torch::stable::empty_like(a);
+    const int64_t n = a.numel() / 4;
+    device.launch({blocks_for(n, kBoxThreads), kBoxThreads}, box_by_box<T, Function>,
+                  a.template const_data_ptr<T>(), b.template const_data_ptr<T>(), n, function,
+                  result.template mutable_data_ptr<T>());
+    return result;
+  });
+}
+
+Tensor encode_boxes(const Tensor& gt_boxes, const Tensor& anchors) {
+  return pairwise(gt_boxes, anchors, "encode_boxes", Encode{});
+}
+
+Tensor decode_boxes(const Tensor& deltas, const Tensor& anchors) {
+  return pairwise(deltas, anchors, "decode_boxes", Decode{});
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(focaldet, CUDA, m) {
+  m.impl("box_iou", TORCH_BOX(&box_iou));
+  m.impl("encode_boxes", TORCH_BOX(&encode_boxes));
+  m.impl("decode_boxes", TORCH_BOX(&decode_boxes));
+}
+
+}  // namespace focaldet
