@@ -36,6 +36,11 @@ PACKED = {
     "write_anchors": ("stores",),
     "map_focal": ("loads",),
     "suppress_tiles": ("loads",),
+    "collect_candidates": ("loads",),
+    "rank_and_decode": ("stores",),
+    "gather_detections": ("loads", "stores"),
+    "iou_of_pairs": ("loads", "stores"),
+    "box_by_box": ("loads", "stores"),
 }
 
 

@@ -112,16 +112,30 @@ def detector(dtype: torch.dtype, device: torch.device) -> None:
                     logits, deltas, ANCHORS, *truth, mode=mode, box_loss=box_loss
                 )
                 torch.autograd.grad(losses[0] + losses[1], logits + deltas)
-    logits, deltas = head_maps(torch.contiguous_format, dtype, device)
+
+
+def postprocess(dtype: torch.dtype, device: torch.device) -> None:
     sizes = torch.tensor([IMAGE, (50, 60)]).to(device)
-    ops.retinanet_postprocess(logits, deltas, ANCHORS, sizes)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        logits, deltas = head_maps(layout, dtype, device)
+        ops.retinanet_postprocess(logits, deltas, ANCHORS, sizes)
+        # More candidates than the buffers of the first level hold, all of one score.
+        for level in logits:
+            level.zero_()
+        for topk, agnostic in ((5, False), (100, True)):
+            ops.retinanet_postprocess(
+                logits, deltas, ANCHORS, sizes, topk=topk, class_agnostic=agnostic
+            )
+
+
+FAMILIES = (focal_loss, softmax_focal_loss, nms, box_arithmetic, anchors, detector, postprocess)
 
 
 def tour(device: torch.device) -> Iterator[str]:
     """Names what it has just called."""
     torch.manual_seed(0)
     for dtype in DTYPES:
-        for family in (focal_loss, softmax_focal_loss, nms, box_arithmetic, anchors, detector):
+        for family in FAMILIES:
             family(dtype, device)
             yield f"{family.__name__}, {str(dtype).removeprefix('torch.')}"
 

@@ -25,6 +25,11 @@ inline bool is_planar(const Tensor& map) { return laid_out(map, {0, 1, 2, 3}); }
 // channels_last: an anchor's channels side by side, in the order of the anchors.
 inline bool is_packed(const Tensor& map) { return laid_out(map, {0, 2, 3, 1}); }
 
+// As the kernels read a map: itself in either of these layouts, else a planar copy.
+inline Tensor readable(const Tensor& map) {
+  return is_planar(map) || is_packed(map) ? map : torch::stable::contiguous(map);
+}
+
 enum class Gradient { none, fresh, overwrite };
 
 // Maps [B, cells * channels, H, W] by level, of one dtype and either layout.
@@ -45,10 +50,9 @@ struct HeadMaps {
               map.size(2) == like[l].size(2) && map.size(3) == like[l].size(3),
           "retinanet_loss: maps must be [B, channels, H, W] of one dtype, and those of a level "
           "of one size");
-      const bool dense_map = is_planar(map) || is_packed(map);
-      FD_CHECK(dense_map || gradient != Gradient::overwrite,
+      FD_CHECK(is_planar(map) || is_packed(map) || gradient != Gradient::overwrite,
                "retinanet_loss: maps to overwrite must be contiguous or channels_last");
-      in.push_back(dense_map ? map : torch::stable::contiguous(map));
+      in.push_back(readable(map));
       planar.push_back(!is_packed(in.back()));
       if (gradient == Gradient::fresh) out.push_back(torch::stable::empty_like(in.back()));
       if (gradient == Gradient::overwrite) out.push_back(map);

@@ -247,7 +247,7 @@ def test_the_table_is_rendered_between_the_markers(report: Report) -> None:
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     row = "| `focal_elements` | 48 / 40 | 0 | 256 | 1,280 / 1,536 | registers |"
     assert f"{row} 1, 0, 0, 0 | 1, 0, 0, 0 |" in text
-    assert "nvcc 13.0.88 for sm_80 / sm_90; csrc `000000000000`. 5 kernels" in text
+    assert "nvcc 13.0.88 for sm_80 / sm_90; csrc `000000000000`. 10 kernels" in text
     assert report(measured, "--check") == (0, [])
     docs.write_text(text.replace("48 / 40", "40", 1))
     code, lines = report(measured, "--check")
@@ -284,7 +284,7 @@ def test_other_kernels_need_no_packs(report: Report) -> None:
 def test_a_lost_kernel_is_found(report: Report) -> None:
     report(kernels()[:-2])
     code, lines = report(kernels()[:-2], "--check")
-    assert code == 1 and lines[0].startswith("map_focal: there is no such kernel")
+    assert code == 1 and lines[0].startswith("box_by_box: there is no such kernel")
 
 
 def test_drift_is_found_where_the_compiler_is_the_same(report: Report) -> None:

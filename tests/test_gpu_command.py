@@ -225,7 +225,7 @@ def test_the_subset_calls_every_operator(capsys: pytest.CaptureFixture[str]) -> 
 
     with Recorder():
         names = list(part("gpu_subset").tour(torch.device("cpu")))
-    assert len(names) == 6 * 4 and "nms, bfloat16" in names
+    assert len(names) == 7 * 4 and "nms, bfloat16" in names
     assert {f"focaldet::{name}" for name in operators()} <= Recorder.called
 
 

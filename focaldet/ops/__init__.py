@@ -1,6 +1,5 @@
 """The public operators: checked, documented wrappers over torch.ops.focaldet."""
 
-from . import _composed as _composed
 from .anchors import AnchorGrid, Anchors, generate_anchors
 from .boxes import box_iou, decode_boxes, encode_boxes
 from .focal_loss import quality_focal_loss, sigmoid_focal_loss, varifocal_loss

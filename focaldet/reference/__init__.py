@@ -1,10 +1,9 @@
 """What every operator computes, in plain torch, written for reading.
 
 The functions here have the signatures of their fused twins in `focaldet.ops` and import torch
-alone. They are the specification: where a kernel and its twin disagree, one of them is wrong. They
-are also what runs on CUDA for the operators that have no kernel there yet. One module per family;
-all names that others use are here. `anchors` is a `focaldet.Anchors`, or, for matching, a tensor
-[n, 4].
+alone. They are the specification: where a kernel and its twin disagree, one of them is wrong. One
+module per family; all names that others use are here. `anchors` is a `focaldet.Anchors`, or, for
+matching, a tensor [n, 4].
 """
 
 from ._common import BACKGROUND, BETWEEN, IGNORED

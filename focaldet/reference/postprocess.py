@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,8 +22,6 @@ def retinanet_postprocess(
     iou_threshold: float = 0.5,
     max_detections: int = 100,
     class_agnostic: bool = False,
-    *,
-    suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # boxes, scores, labels, counts; padded
     """Per level: scores above the threshold, the best topk, decoded and clipped; then NMS per class
     (or over all classes) over the levels together, and the best max_detections. Ties go to the
@@ -54,7 +51,7 @@ def retinanet_postprocess(
             found_labels.append(chosen % level.shape[1])
         b, s, k = torch.cat(found_boxes), torch.cat(found_scores), torch.cat(found_labels)
         groups = torch.zeros_like(k) if class_agnostic else k
-        keep = suppress(b, s, groups, iou_threshold)[:max_detections]
+        keep = batched_nms(b, s, groups, iou_threshold)[:max_detections]
         counts[image] = len(keep)
         boxes[image, : len(keep)] = b[keep]
         scores[image, : len(keep)] = s[keep]

@@ -68,17 +68,13 @@ class Kernels:
 
     @contextmanager
     def in_place_of_cpu(self) -> Iterator[None]:
-        """Lets torch.ops.focaldet do on CPU tensors what it does on CUDA ones: kernels run on the
-        machine, and operators without one as they are composed on CUDA."""
-        from focaldet.ops._composed import ON_CUDA
-
+        """Lets torch.ops.focaldet do on CPU tensors what it does on CUDA ones, on the machine."""
         own = torch.library.Library("focaldet", "IMPL")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is meant: that these replace others
                 for name in operators():
-                    function = ON_CUDA[name] if name in ON_CUDA else self._caller(name)
-                    own.impl(name, function, "CPU", allow_override=True)
+                    own.impl(name, self._caller(name), "CPU", allow_override=True)
             yield
         finally:
             own._destroy()
