@@ -12,6 +12,7 @@
 #include <cstring>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../csrc/stable.h"
@@ -217,8 +218,13 @@ void run_all() {
   losses(maps, deltas, "smooth_l1");
   losses(channels_last(maps), channels_last(deltas), "ciou");
   const Tensor images = torch::stable::reshape(values({320, 400, 300, 380}), {2, 2});
-  run("retinanet_postprocess", 4, maps, deltas, cells, strides, 0.5, images, 0.05, int64_t{500},
-      0.5, int64_t{100}, false);
+  for (const auto& [logits, offsets] :
+       {std::pair(maps, deltas), std::pair(channels_last(maps), channels_last(deltas))}) {
+    for (const double threshold : {0.05, 0.2}) {  // far more than topk, and about as many
+      run("retinanet_postprocess", 4, logits, offsets, cells, strides, 0.5, images, threshold,
+          int64_t{500}, 0.5, int64_t{100}, false);
+    }
+  }
 }
 
 void race() {

@@ -1,162 +1,130 @@
 // RetinaNet post-processing on the CPU: raw head outputs to padded detections.
 //
-// A score passes the threshold exactly if its logit reaches a boundary, because sigmoid() is
-// monotone: one vectorised comparison per logit, and a sigmoid for the survivors only. Then top-k
-// by (score, flat index) per level, decoding and clipping of those, greedy NMS per class, best M.
-// Memory traffic: one read of the logits; workspace O(candidates).
+// 1. Select. A score passes the threshold exactly if its logit reaches a boundary, because
+//    sigmoid() is monotone: one vectorised comparison per logit (logit_scan.h), and a sigmoid for
+//    those few that pass. All logits are divided among the threads in equal parts, whatever image
+//    and level they belong to; the best topk of a level come together under a lock
+//    (top_candidates.h), and its boundary rises on the way.
+// 2. Detect. An image's levels are walked together, best candidate first. Each is decoded, clipped
+//    and tested against the boxes kept of its class. The walk ends when max_detections are kept,
+//    for nothing that comes later can change them; what it does not reach is never decoded.
+//
+// Memory traffic: one read of the logits. Workspace, for B images of L levels: candidates, at most
+// 32 B x B x L x topk; up to 44 KB of stack for a thread; the boxes kept of each image in work.
 #include <algorithm>
 #include <cstdint>
-#include <limits>
-#include <type_traits>
+#include <deque>
+#include <unordered_map>
 #include <vector>
 
 #include "../anchor_grid.h"
 #include "../stable.h"
 #include "kept_boxes.h"
+#include "logit_scan.h"
+#include "top_candidates.h"
 
 namespace focaldet {
 namespace {
 
-struct Candidate {
-  float score;
-  int64_t index;  // flat, within the image: levels in order, then ((y W + x) A + a) K + k
-  Box<float> box;
-  int64_t label;
-};
-
-bool scores_above(const Candidate& a, const Candidate& b) {
-  return a.score != b.score ? a.score > b.score : a.index < b.index;
-}
-
-// The smallest float whose sigmoid exceeds the threshold (infinity, if even that falls short),
-// found by bisection over the floats in order.
-float boundary_logit(float threshold) {
-  const auto ordered = [](uint32_t rank) {  // 0 is -infinity's neighbour from below
-    return bits_to_float(rank & 0x80000000u ? rank & 0x7fffffffu : ~rank);
-  };
-  uint32_t low = 0x007fffffu, high = 0xff800000u;  // -infinity and infinity
-  while (low < high) {
-    const uint32_t middle = low + (high - low) / 2;
-    if (sigmoid(ordered(middle)) > threshold) {
-      high = middle;
-    } else {
-      low = middle + 1;
-    }
-  }
-  return ordered(low);
-}
-
-// One image of one head output, read through its strides.
-template <class T>
-struct Map {
-  const T* data;
-  int64_t stride_c, stride_y, stride_x;
-  const T& at(int64_t c, int64_t y, int64_t x) const {
-    return data[c * stride_c + y * stride_y + x * stride_x];
-  }
-};
-
-template <class T>
-Map<T> image_map(const Tensor& maps, int64_t image) {
-  return {maps.const_data_ptr<T>() + image * maps.stride(0), maps.stride(1), maps.stride(2),
-          maps.stride(3)};
-}
-
 struct Settings {
-  float score_threshold, boundary, iou_threshold;
+  float score_threshold, iou_threshold;
   int64_t topk, max_detections, classes;
   bool class_agnostic;
 };
 
-// All logits of a level that reach the boundary, then the best topk of them.
+// The maps of one output by image and, within an image, by level.
 template <class T>
-std::vector<Candidate> select(const Map<T>& logits, const AnchorTable::Level& level, int64_t cells,
-                              const Settings& settings) {
-  constexpr int64_t kChunk = 64;
-  const int64_t height = level.grid.height, width = level.grid.width;
-  const int64_t channels = cells * settings.classes;
-  std::vector<Candidate> found;
-  if (height == 0 || width == 0) return found;  // no memory behind the map
-  const auto consider = [&](int64_t c, int64_t y, int64_t x) {
-    const float score = sigmoid(static_cast<float>(logits.at(c, y, x)));
-    if (!(score > settings.score_threshold)) return;  // topk = all: a NaN never passes
-    found.push_back({score,
-                     (level.first + (y * width + x) * cells) * settings.classes + c,
-                     {},
-                     c % settings.classes});
-  };
-  // The inner loop runs along the dimension that is dense in memory.
-  const bool channels_last = logits.stride_c == 1 && logits.stride_x != 1;
-  const int64_t inner = channels_last ? channels : width;
-  const int64_t outer = channels_last ? width : channels;
-  const int64_t inner_stride = channels_last ? logits.stride_c : logits.stride_x;
-  for (int64_t o = 0; o < outer; ++o) {
-    for (int64_t y = 0; y < height; ++y) {
-      const T* row = channels_last ? &logits.at(0, y, o) : &logits.at(o, y, 0);
-      for (int64_t first = 0; first < inner; first += kChunk) {
-        const int64_t n = std::min(kChunk, inner - first);
-        int32_t any = 0;
-        vectorised([&]() FD_SIMD_LAMBDA {
-          for (int64_t i = 0; i < n; ++i) {
-            any |= static_cast<float>(row[(first + i) * inner_stride]) >= settings.boundary;
-          }
-        });
-        if (any == 0) continue;
-        for (int64_t i = first; i < first + n; ++i) {
-          channels_last ? consider(i, y, o) : consider(o, y, i);
+std::vector<ImageMap<T>> image_maps(const std::vector<Tensor>& levels, int64_t images) {
+  std::vector<ImageMap<T>> maps;
+  for (int64_t image = 0; image < images; ++image) {
+    for (const Tensor& level : levels) maps.emplace_back(level, image);
+  }
+  return maps;
+}
+
+// The best topk candidates of each map of logits.
+template <class T>
+std::deque<TopCandidates> select(const std::vector<ImageMap<T>>& logits, const AnchorTable& table,
+                                 const Settings& settings) {
+  constexpr int64_t kSpan = 4096, kGrain = 8;
+  const float boundary = boundary_logit(settings.score_threshold);
+  std::deque<TopCandidates> best;          // which cannot be moved
+  std::vector<int64_t> first_spans = {0};  // of each map; and their number
+  for (const ImageMap<T>& map : logits) {
+    best.emplace_back(settings.topk, map.size(), boundary);
+    first_spans.push_back(first_spans.back() + (map.size() + kSpan - 1) / kSpan);
+  }
+  torch::stable::parallel_for(0, first_spans.back(), kGrain, [&](int64_t span, int64_t end) {
+    T buffer[kSpan];
+    int64_t m =
+        std::upper_bound(first_spans.begin(), first_spans.end(), span) - first_spans.begin() - 1;
+    for (; span < end; ++m) {
+      const ImageMap<T>& map = logits[m];
+      const int64_t first_index = table.levels[m % table.levels.size()].first * settings.classes;
+      CandidateBatch batch(best[m], settings.score_threshold);
+      Reaches<T> reaches(boundary);
+      float reached = boundary;
+      for (const int64_t stop = std::min(end, first_spans[m + 1]); span < stop; ++span) {
+        const int64_t position = (span - first_spans[m]) * kSpan;
+        const int64_t n = std::min(kSpan, map.size() - position);
+        const T* values = map.read(position, n, buffer);
+        if (const float risen = best[m].boundary(); risen != reached) {
+          reaches = Reaches<T>(reached = risen);
         }
+        scan(values, n, reaches, [&](int64_t i) {
+          batch.add(static_cast<float>(values[i]), first_index + map.flat_index(position + i));
+        });
       }
+      batch.flush();
     }
-  }
-  if (static_cast<int64_t>(found.size()) > settings.topk) {
-    std::nth_element(found.begin(), found.begin() + settings.topk, found.end(), scores_above);
-    found.resize(settings.topk);
-  }
-  return found;
-}
-
-template <class T>
-void decode_candidates(std::vector<Candidate>& candidates, const Map<T>& deltas,
-                       const AnchorTable::Level& level, int64_t cells, int64_t classes,
-                       const int64_t* image_size) {
-  const auto height = static_cast<float>(image_size[0]), width = static_cast<float>(image_size[1]);
-  for (Candidate& candidate : candidates) {
-    const int64_t anchor = candidate.index / classes - level.first;
-    const int64_t a = anchor % cells, x = anchor / cells % level.grid.width;
-    const int64_t y = anchor / cells / level.grid.width;
-    const auto delta = [&](int64_t i) { return static_cast<float>(deltas.at(4 * a + i, y, x)); };
-    candidate.box = clip(decode<float>({delta(0), delta(1), delta(2), delta(3)},
-                                       anchor_at(level.grid, y, x, level.cell(a))),
-                         height, width);
-  }
-}
-
-// Leaves the detections of one image, best first.
-void suppress(std::vector<Candidate>& candidates, const Settings& settings) {
-  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
-                                  [](const Candidate& c) { return has_nan(c.box); }),
-                   candidates.end());
-  std::sort(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
-    return a.label == b.label || settings.class_agnostic ? scores_above(a, b) : a.label < b.label;
   });
-  KeptBoxes<float> list(settings.iou_threshold);
-  size_t survivors = 0;
-  int64_t label = -1;
-  for (const Candidate candidate : candidates) {
-    if (candidate.label != label && !settings.class_agnostic) {
-      list.clear();
-      label = candidate.label;
+  return best;
+}
+
+// Where the detections of one image go.
+struct Rows {
+  Box<float>* boxes;
+  float* scores;
+  int64_t* labels;
+};
+
+// Walks the candidates of one image, by level, and returns how many it keeps.
+template <class T>
+int64_t detect(std::deque<TopCandidates>::iterator best, const ImageMap<T>* deltas,
+               const AnchorTable& table, const int64_t* image_size, const Settings& settings,
+               const Rows& out) {
+  const auto height = static_cast<float>(image_size[0]), width = static_cast<float>(image_size[1]);
+  const int64_t levels = static_cast<int64_t>(table.levels.size());
+  for (int64_t l = 0; l < levels; ++l) best[l].begin();
+  std::unordered_map<int64_t, KeptBoxes<float>> kept;  // by class
+  int64_t count = 0;
+  while (count < settings.max_detections) {
+    int64_t l = -1;
+    for (int64_t other = 0; other < levels; ++other) {
+      if (best[other].empty()) continue;
+      if (l < 0 || Better()(best[other].front(), best[l].front())) l = other;
     }
-    // A class cannot contribute more than all the detections there are.
-    if (list.size() < settings.max_detections && list.offer(candidate.box)) {
-      candidates[survivors++] = candidate;
-    }
+    if (l < 0) break;
+    const Candidate candidate = best[l].front();
+    best[l].pop();
+
+    const AnchorTable::Level& level = table.levels[l];
+    const int64_t anchor = candidate.index / settings.classes - level.first;
+    const int64_t a = anchor % table.cells, position = anchor / table.cells;
+    const int64_t y = position / level.grid.width, x = position % level.grid.width;
+    const auto delta = [&](int64_t i) { return deltas[l].at(4 * a + i, y, x); };
+    const Box<float> box = clip(decode<float>({delta(0), delta(1), delta(2), delta(3)},
+                                              anchor_at(level.grid, y, x, level.cell(a))),
+                                height, width);
+    if (has_nan(box)) continue;
+    const int64_t label = candidate.index % settings.classes;
+    const int64_t group = settings.class_agnostic ? 0 : label;
+    if (!kept.try_emplace(group, settings.iou_threshold).first->second.offer(box)) continue;
+    out.boxes[count] = box;
+    out.scores[count] = candidate.score;
+    out.labels[count++] = label;
   }
-  candidates.resize(survivors);
-  std::sort(candidates.begin(), candidates.end(), scores_above);
-  if (static_cast<int64_t>(candidates.size()) > settings.max_detections) {
-    candidates.resize(settings.max_detections);
-  }
+  return count;
 }
 
 void check_maps(const std::vector<Tensor>& cls_logits, const std::vector<Tensor>& box_deltas,
@@ -197,9 +165,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retinanet_postprocess(
   FD_CHECK(table.cells > 0 && cls_logits[0].size(1) % table.cells == 0 &&
                box_deltas[0].size(1) == 4 * table.cells,
            "retinanet_postprocess: the channels do not fit the grid's cell anchors");
-  const auto threshold = static_cast<float>(score_threshold);
-  const Settings settings{threshold,
-                          boundary_logit(threshold),
+  const Settings settings{static_cast<float>(score_threshold),
                           static_cast<float>(iou_threshold),
                           topk,
                           max_detections,
@@ -213,37 +179,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retinanet_postprocess(
   Tensor scores = full({images, max_detections}, ScalarType::Float, like, 0);
   Tensor labels = full({images, max_detections}, ScalarType::Long, like, -1);
   Tensor counts = full({images}, ScalarType::Long, like, 0);
-  std::vector<std::vector<Candidate>> by_level(images * levels);
+  if (topk == 0 || max_detections == 0) return {boxes, scores, labels, counts};
+  const Rows rows{reinterpret_cast<Box<float>*>(boxes.mutable_data_ptr<float>()),
+                  scores.mutable_data_ptr<float>(), labels.mutable_data_ptr<int64_t>()};
+  int64_t* found = counts.mutable_data_ptr<int64_t>();
+  const int64_t* size = size_rows.const_data_ptr<int64_t>();
 
   dispatch_floating(like.scalar_type(), "retinanet_postprocess", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    torch::stable::parallel_for(0, images * levels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t image = task / levels, l = task % levels;
-        const AnchorTable::Level& level = table.levels[l];
-        by_level[task] = select(image_map<T>(cls_logits[l], image), level, table.cells, settings);
-        decode_candidates(by_level[task], image_map<T>(box_deltas[l], image), level, table.cells,
-                          settings.classes, size_rows.const_data_ptr<int64_t>() + 2 * image);
+    auto best = select(image_maps<T>(cls_logits, images), table, settings);
+    const auto deltas = image_maps<T>(box_deltas, images);
+    torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t image = begin; image < end; ++image) {
+        const int64_t first = image * max_detections;
+        found[image] =
+            detect(best.begin() + image * levels, &deltas[image * levels], table, size + 2 * image,
+                   settings, {rows.boxes + first, rows.scores + first, rows.labels + first});
       }
     });
-  });
-  torch::stable::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t image = begin; image < end; ++image) {
-      std::vector<Candidate> candidates;
-      for (int64_t l = 0; l < levels; ++l) {
-        const auto& some = by_level[image * levels + l];
-        candidates.insert(candidates.end(), some.begin(), some.end());
-      }
-      suppress(candidates, settings);
-      const int64_t n = static_cast<int64_t>(candidates.size()), row = image * max_detections;
-      auto* box = reinterpret_cast<Box<float>*>(boxes.mutable_data_ptr<float>()) + row;
-      for (int64_t i = 0; i < n; ++i) {
-        box[i] = candidates[i].box;
-        scores.mutable_data_ptr<float>()[row + i] = candidates[i].score;
-        labels.mutable_data_ptr<int64_t>()[row + i] = candidates[i].label;
-      }
-      counts.mutable_data_ptr<int64_t>()[image] = n;
-    }
   });
   return {boxes, scores, labels, counts};
 }
