@@ -84,9 +84,10 @@ def main() -> None:
     deltas = [torch.rand(2, 9 * 4, *size) * 3 - 1.5 for size in sizes]
     images = torch.tensor([[248, 360], [200, 300]])
     for layout in (torch.contiguous_format, torch.channels_last):
-        maps = [[m.contiguous(memory_format=layout) for m in ms] for ms in (logits, deltas)]
-        detections = ops.retinanet_postprocess(*maps, anchors, images, topk=150)
-        show(f"postprocess {layout}", *detections)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            maps = [[m.to(dtype, memory_format=layout) for m in ms] for ms in (logits, deltas)]
+            detections = ops.retinanet_postprocess(*maps, anchors, images, topk=150)
+            show(f"postprocess {layout} {dtype}", *detections)
 
 
 main()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from focaldet import reference
-from focaldet.ops import AnchorGrid, Anchors, retinanet_postprocess
+from focaldet.ops import AnchorGrid, Anchors, nms, retinanet_postprocess
 
 K = 4
 IMAGE = (64, 96)
@@ -147,13 +147,13 @@ def test_layouts(dtype: torch.dtype, device: torch.device) -> None:
 
 
 def test_levels_with_few_or_no_candidates(exact: None, device: torch.device) -> None:
-    logits, deltas = coarse_maps()
+    logits, deltas = coarse_maps(3)
     logits[0].fill_(-20)
     logits[1].fill_(-20)
     logits[1][0, 5, 1, 2] = 2  # one
     logits[2][1].fill_(-20)  # the second image has nothing at all
-    assert check(logits, deltas, device, topk=5) == 6
-    assert run(logits, deltas, device, topk=5)[3].tolist() == [6, 0]
+    assert check(logits, deltas, device, topk=5) == 11
+    assert run(logits, deltas, device, topk=5)[3].tolist() == [6, 0, 5]
     for level in logits:
         level.fill_(-20)
     assert check(logits, deltas, device) == 0
@@ -259,42 +259,84 @@ def test_ties_go_to_the_lower_flat_index(device: torch.device) -> None:
         assert found[: len(expected)] == expected
 
 
-def test_torchvision(exact: None, device: torch.device) -> None:
-    pytest.importorskip("torchvision")
-    from torchvision.models.detection import RetinaNet
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
+def separate_maps(batch: int) -> Maps:
+    """Scores evenly spaced over (0, 0.9), the usual threshold half-way between two of them, in
+    random order: implementations cannot differ about theirs."""
+    cells = ANCHORS.per_position
+    lengths = [cells * K * height * width for height, width in SIZES]
+    n = sum(lengths)
+    step = 0.9 / n
+    scores = 0.05 + (torch.arange(n).double() - int(0.05 / step) + 0.5) * step
+    logits = torch.stack([scores[torch.randperm(n)].logit().float() for _ in range(batch)])
+    deltas = [torch.randn(batch, cells * 4, *size) * 0.5 for size in SIZES]
+    levels = logits.split(lengths, dim=1)
+    shapes = [(batch, cells * K, *size) for size in SIZES]
+    return [m.view(shape) for m, shape in zip(levels, shapes, strict=True)], deltas
 
+
+def ious_keep_away(boxes: Tensor, labels: Tensor, threshold: float, distance: float) -> bool:
+    """Of the boxes of one class, from the threshold."""
+    pairs = reference.box_iou(boxes.double(), boxes.double())[labels[:, None] == labels]
+    return not ((pairs - threshold).abs() <= distance).any()  # NaN: both without area
+
+
+def test_torchvision(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its post-processing, with its loop over the classes: the same detections in the same order,
+    on images where no rounding decides."""
+    pytest.importorskip("torchvision")
+    from torchvision.models.detection import RetinaNet, retinanet
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.ops.boxes import _batched_nms_vanilla
+
+    monkeypatch.setattr(retinanet.box_ops, "batched_nms", _batched_nms_vanilla)
     backbone = torch.nn.Identity()
     backbone.out_channels = 4
     generator = AnchorGenerator(((12,), (24,), (48,)), ((1.0,),) * 3)
     model = RetinaNet(backbone, K, anchor_generator=generator, topk_candidates=60)
-    cells = ANCHORS.per_position
-    logits = [torch.randn(2, cells * K, *s) * 2 for s in SIZES]
-    deltas = [torch.randn(2, cells * 4, *s) * 0.5 for s in SIZES]
+    batch, cells = 12, ANCHORS.per_position
+    logits, deltas = separate_maps(batch)
     outputs = {
         "cls_logits": [reference.flatten_maps([m], cells).to(device) for m in logits],
         "bbox_regression": [reference.flatten_maps([m], cells).to(device) for m in deltas],
     }
     table = [reference.generate_anchors(level, device) for level in ANCHORS.levels()]
-    sizes = [(64, 96), (50, 70)]
-    theirs = model.postprocess_detections(outputs, [table] * 2, sizes)
-    boxes, scores, labels, counts = run(
-        logits, deltas, device, image_sizes=sizes, topk=60, max_detections=300
-    )
+    sizes = [(64 - i, 96 - 3 * i) for i in range(batch)]
+    theirs = model.postprocess_detections(outputs, [table] * batch, sizes)
+    options = dict(image_sizes=sizes, topk=60, max_detections=300)
+    boxes, scores, labels, counts = run(logits, deltas, device, **options)
+    candidates = run(logits, deltas, device, iou_threshold=1.0, **options)
+    excluded = 0
     for image, their in enumerate(theirs):
+        every = slice(candidates[3][image])
+        if not ious_keep_away(candidates[0][image, every], candidates[2][image, every], 0.5, 1e-5):
+            excluded += 1
+            continue
         n = counts[image]
+        assert n < candidates[3][image]
         assert torch.equal(labels[image, :n], their["labels"].cpu())
         torch.testing.assert_close(scores[image, :n], their["scores"].cpu(), rtol=1e-6, atol=0)
         torch.testing.assert_close(boxes[image, :n], their["boxes"].cpu(), rtol=0, atol=1e-3)
+    assert excluded <= batch // 6
 
 
-def test_any_number_of_threads() -> None:
-    maps, results = coarse_maps(4), []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        results.append(run(*maps, torch.device("cpu"), topk=100))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+@pytest.mark.parametrize("topk,max_detections", [(1000, 100), (40, 1000), (40, 7)])
+def test_over_all_classes(
+    topk: int, max_detections: int, exact: None, device: torch.device
+) -> None:
+    """A box suppresses those of other classes: the reference, and nms of all candidates."""
+    outputs = coarse_maps()
+    options = dict(topk=topk, class_agnostic=True)
+    check(*outputs, device, max_detections=max_detections, **options)
+    got = run(*outputs, device, max_detections=max_detections, **options)
+    every = run(*outputs, device, max_detections=2000, iou_threshold=1.0, topk=topk)
+    by_class = run(*outputs, device, max_detections=2000, topk=topk)
+    for image, n in enumerate(every[3].tolist()):
+        keep = nms(every[0][image, :n], every[1][image, :n], 0.5)
+        assert len(keep) < by_class[3][image]
+        keep = keep[:max_detections]
+        assert got[3][image] == len(keep)
+        for mine, all_of_them in zip(got[:3], every[:3], strict=True):
+            assert torch.equal(mine[image, : len(keep)], all_of_them[image, keep])
 
 
 def test_opcheck(device: torch.device) -> None:

@@ -33,7 +33,7 @@ def test_every_level_gives_the_same_bits() -> None:
         assert used == level
         hashes[level] = dict(line.split("\t") for line in lines)
     assert (
-        len(hashes["scalar"]) == 3 * 6 * 3 + 2 * 2 * 2 + 3 + 4 + 2 * 4 + 2
+        len(hashes["scalar"]) == 3 * 6 * 3 + 2 * 2 * 2 + 3 + 4 + 2 * 4 + 2 * 4
     )  # every case of every operator
     for level in HERE[1:]:
         pairs = hashes[level].items() ^ hashes["scalar"].items()
