@@ -98,9 +98,11 @@ def ground_truth(setup: Setup, batch: int, classes: int, per_image: int = 20) ->
     return Truth(random_boxes(setup, n, seed=2).float(), labels, splits)
 
 
-def head_maps(setup: Setup, batch: int, classes: int) -> tuple[list[Tensor], list[Tensor]]:
+def head_maps(
+    setup: Setup, batch: int, classes: int, mean: float = -6.5
+) -> tuple[list[Tensor], list[Tensor]]:
     """Raw class and box maps by level, as a trained head gives them: of the scores, about 2 in
-    10,000 exceed 0.05."""
+    10,000 exceed 0.05 with this mean of the logits."""
     random, grid = setup.random(3), setup.anchors
 
     def maps(channels: int, mean: float, std: float) -> list[Tensor]:
@@ -111,7 +113,7 @@ def head_maps(setup: Setup, batch: int, classes: int) -> tuple[list[Tensor], lis
             for size in grid.feature_sizes
         ]
 
-    return maps(grid.per_position * classes, -6.5, 1.0), maps(grid.per_position * 4, 0.0, 0.2)
+    return maps(grid.per_position * classes, mean, 1.0), maps(grid.per_position * 4, 0.0, 0.2)
 
 
 # Cases ------------------------------------------------------------------------------------------

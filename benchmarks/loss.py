@@ -7,42 +7,13 @@ renders into the README. `--quick` takes tiny inputs, to see that all runs, and 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-from . import ROOT
-from .report import COPY, HEAP_KEPT, HEAPS, Row, digits, duration, in_threads, layout, spread
-
-RESULT = ROOT / "benchmarks" / "results" / "loss" / "cpu.json"
-ROUNDS = 9
-
-
-class Target(NamedTuple):
-    """A ratio of times of two providers, `over` / `under`, and what it is to be."""
-
-    work: str
-    op: str  # in loss_cases.cases
-    over: str
-    under: str
-    bar: float
-    aim: float | None
-    heaps: tuple[str, ...] = tuple(HEAPS)
-
-    @property
-    def faster(self) -> bool:
-        """Is the ratio the better the larger it is?"""
-        return self.under in ("focaldet", "overwrite")
-
-    def text(self, ratio: float, number: Callable[[float], str]) -> str:
-        return f"{number(100 * ratio)} %" if self.under == "step" else f"{number(ratio)}x"
-
+from . import bars
+from .bars import Result, Target
+from .report import COPY
 
 FOCAL = "`sigmoid_focal_loss`, forward and backward, labels"
 LOSS = "`retinanet_loss`, forward and backward, 2 images"
@@ -72,81 +43,20 @@ NAMES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.loss", description=__doc__)
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
-    parser.add_argument("--quick", action="store_true", help="tiny inputs, no result")
-    args = parser.parse_args(argv)
-    result = measured(args.rounds or (2 if args.quick else ROUNDS), args.quick)
-    print(f"\n{table(result)}", flush=True)
-    missing = list(untimed(result))
-    for line in missing:
-        print(line, file=sys.stderr)
-    if not (args.quick or missing):
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(layout(result) + "\n", encoding="utf-8")
-    return int(bool(missing))
+    return bars.main("loss", __doc__, measured, table, argv)
 
 
-# Measuring --------------------------------------------------------------------------------------
-
-
-def measured(rounds: int, quick: bool) -> dict[str, Any]:
-    """Facts, the rows of loss_cases for each heap, and bytes for each mode."""
+def measured(rounds: int, quick: bool) -> Result:
+    """Times, and bytes for each mode."""
     options = ["--quick"] if quick else []
-    runs = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for heap in HEAPS:
-            path = Path(folder, f"{heap}.json")
-            run("loss_cases", "--json", str(path), "--rounds", str(rounds), *options, heap=heap)
-            runs[heap] = json.loads(path.read_text())
-    facts = runs["kept"]["facts"]
-    del facts["heap"]
-    memory = {mode: json.loads(run("loss_memory", mode, *options, read=True)) for mode in MEMORY}
-    return {"facts": facts, **{heap: runs[heap]["rows"] for heap in HEAPS}, "memory": memory}
+    memory = {
+        mode: json.loads(bars.run("loss_memory", mode, *options, read=True)) for mode in MEMORY
+    }
+    return {**bars.timed("loss_cases", rounds, quick), "memory": memory}
 
 
-def run(module: str, *arguments: str, heap: str = "default", read: bool = False) -> str | None:
-    """Runs a module here in a process with that heap, and returns what it prints, if it is read."""
-    environment = {k: v for k, v in os.environ.items() if k not in HEAP_KEPT}
-    if heap == "kept":
-        environment |= HEAP_KEPT
-    return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        text=True,
-        stdout=subprocess.PIPE if read else None,
-    ).stdout
-
-
-def untimed(result: dict[str, Any]) -> Iterator[str]:
-    """Why times are missing."""
-    for heap in HEAPS:
-        for row in result[heap]:
-            if row["note"]:
-                yield f"heap {heap}: {row['case']}: {row['provider']} {row['note']}"
-
-
-# Reporting --------------------------------------------------------------------------------------
-
-
-def table(result: dict[str, Any]) -> str:
-    facts = result["facts"]
-    quick = " Quick: the figures mean nothing." if facts["quick"] else ""
-    lines = [
-        f"{facts['cpu']}, {in_threads(facts)}, SIMD {facts['simd']}, {facts['dtype']}; torch "
-        f"{facts['torch']}, torchvision {facts['torchvision'] or 'not installed'}; csrc "
-        f"`{facts['csrc_sha256'][:12]}`.{quick}",
-        "",
-        "| work | ratio | bar | aim | heap kept | default malloc |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for target in TARGETS:
-        ratio = " / ".join(NAMES.get(name, name) for name in (target.over, target.under))
-        goals = [goal(target, value) for value in (target.bar, target.aim)]
-        cells = [cell(target, result[heap]) if heap in target.heaps else "" for heap in HEAPS]
-        lines.append(f"| {' | '.join([target.work, ratio, *goals, *cells])} |")
+def table(result: Result) -> str:
+    lines = [bars.table(result, TARGETS, NAMES)]
     for mode, (bar, aim) in MEMORY.items():
         taken = result["memory"][mode]
         share = f"{taken['extra'] / taken['gradient']:.3f}x"
@@ -156,21 +66,6 @@ def table(result: dict[str, Any]) -> str:
             f"|  | {share} ({sizes}) |"
         )
     return "\n".join(lines)
-
-
-def goal(target: Target, value: float | None) -> str:
-    sign = "≥" if target.faster else "≤"
-    return "" if value is None else f"{sign} {target.text(value, '{:g}'.format)}"
-
-
-def cell(target: Target, rows: list[dict[str, Any]]) -> str:
-    """The median of the ratios within a round, and the medians of the times."""
-    found = {row["provider"]: Row(**row) for row in rows if row["op"] == target.op}
-    over, under = found[target.over], found[target.under]
-    if not (ratios := over.relative_to(under)):
-        return ""
-    times = " / ".join(duration(spread(row.seconds).median) for row in (over, under))
-    return f"{target.text(spread(ratios).median, digits)} ({times})"
 
 
 if __name__ == "__main__":

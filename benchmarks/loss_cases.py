@@ -1,17 +1,12 @@
-"""`python -m benchmarks.loss_cases`: times what training's loss is made of, on the CPU.
-
-`python -m benchmarks.loss` runs it twice, for malloc reads its settings when Python starts, and
-says what the figures are to be.
-"""
+"""`python -m benchmarks.loss_cases`: times what training's loss is made of, on the CPU, for the
+bars of `python -m benchmarks.loss`."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,32 +16,14 @@ from torch import Tensor, nn
 import focaldet.ops
 
 from . import anchors, focal_loss, match, model, retinanet_loss
-from .common import IMAGE, THUMBNAIL, Case, Consuming, Run, Setup, measure
-from .facts import facts
-from .report import block, header, write_json
+from . import cases as command
+from .common import Case, Consuming, Run, Setup
 
 Maps = tuple[list[Tensor], list[Tensor]]  # class logits and box deltas by level
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.loss_cases", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args(argv)
-    setup = on_cpu(args.quick)
-    known, rows = facts(setup), []
-    print(header(known), flush=True)
-    for op, case in cases(setup):
-        found = measure(op, case, setup, tuple(case.providers), args.rounds)
-        print(block(found), flush=True)
-        rows += found
-    write_json(args.json, known, rows)
-    return 0
-
-
-def on_cpu(quick: bool) -> Setup:
-    return Setup(torch.device("cpu"), torch.float32, THUMBNAIL if quick else IMAGE, quick)
+    return command.main("loss_cases", __doc__, cases, argv)
 
 
 def cases(setup: Setup) -> Iterator[tuple[str, Case]]:

@@ -18,8 +18,9 @@ import focaldet.ops
 from focaldet.ops.retinanet_loss import MODES
 
 from . import retinanet_loss
+from .cases import on_cpu
 from .common import Setup
-from .loss_cases import from_outputs, on_cpu
+from .loss_cases import from_outputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -28,19 +28,24 @@ class Inputs(NamedTuple):
 
 def cases(setup: Setup) -> Iterator[Case]:
     for batch in (1, 2):
-        sizes = torch.tensor([setup.image] * batch, device=setup.device)
-        x = Inputs(*head_maps(setup, batch, CLASSES), setup.anchors, sizes)
-        yield Case(
-            f"retinanet_postprocess, B={batch}, {len(x.grid):,} x {CLASSES}",
-            x,
-            {
-                "focaldet": call("focaldet.ops:retinanet_postprocess", arguments),
-                "reference": call("focaldet.reference:retinanet_postprocess", arguments),
-                "torchvision": torchvision_provider,
-            },
-            moved=sum(level.nbytes for level in x.cls_logits),  # one look at every logit
-            differ=detections_differ,
-        )
+        yield case(setup, batch, CLASSES)
+
+
+def case(setup: Setup, batch: int, classes: int, mean: float = -6.5) -> Case:
+    """`mean`: of the logits, which decides how many are candidates."""
+    sizes = torch.tensor([setup.image] * batch, device=setup.device)
+    x = Inputs(*head_maps(setup, batch, classes, mean), setup.anchors, sizes)
+    return Case(
+        f"retinanet_postprocess, B={batch}, {len(x.grid):,} x {classes}",
+        x,
+        {
+            "focaldet": call("focaldet.ops:retinanet_postprocess", arguments),
+            "reference": call("focaldet.reference:retinanet_postprocess", arguments),
+            "torchvision": torchvision_provider,
+        },
+        moved=sum(level.nbytes for level in x.cls_logits),  # one look at every logit
+        differ=detections_differ,
+    )
 
 
 def arguments(x: Inputs) -> tuple[Any, ...]:

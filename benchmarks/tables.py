@@ -1,11 +1,11 @@
 """`python -m benchmarks.tables`: renders benchmarks/results into the README.
 
 `python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `bash
-benchmarks/gpu.sh` those in gpu/, `python -m benchmarks.loss` that in loss/, and `python -m
-benchmarks.detector` those in detector/. Each table stands between two marker lines. `--check`
-changes nothing, and exits with 1 if they do not say what the results say. A CPU's table names the
-csrc/ that it measured and outlives it; what is said of a GPU turns into "not measured since" with
-the first change of csrc/, once.
+benchmarks/gpu.sh` those in gpu/, `python -m benchmarks.loss` that in loss/, `python -m
+benchmarks.suppression` that in suppression/, and `python -m benchmarks.detector` those in
+detector/. Each table stands between two marker lines. `--check` changes nothing, and exits with 1
+if they do not say what the results say. A CPU's table names the csrc/ that it measured and outlives
+it; what is said of a GPU turns into "not measured since" with the first change of csrc/, once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, detector, loss, outcomes
+from . import ROOT, bars, detector, loss, outcomes, suppression
 from .report import COPY, Row, digits, duration, in_threads, spread
 from .sources import csrc_sha256
 
 COLUMNS = ("focaldet", COPY, "torchvision", "reference")
+BARS = {"loss": loss.table, "suppression": suppression.table}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     text = rendered = read(args.readme)
     rendered = replace(rendered, "benchmarks", lambda: render(args.results), args.readme)
-    rendered = replace(rendered, "loss", lambda: loss_table(args.results), args.readme)
+    for name, bar_table in BARS.items():
+        section = partial(measured_bars, args.results, name, bar_table)
+        rendered = replace(rendered, name, section, args.readme)
     for path in sorted(args.results.glob("detector/*.json")):
         section = partial(detector.table, json.loads(read(path)))
         rendered = replace(rendered, path.stem, section, args.readme)
@@ -64,10 +67,10 @@ def render(results: Path) -> str:
     return "\n\n".join((cpus or ["CPU: not measured yet."]) + (gpus or ["GPU: not measured yet."]))
 
 
-def loss_table(results: Path) -> str:
-    path = results / "loss" / "cpu.json"
-    writer = "`python -m benchmarks.loss`"
-    return loss.table(parse(path, writer)) if path.exists() else "Not measured yet."
+def measured_bars(results: Path, name: str, table: Callable[[dict[str, Any]], str]) -> str:
+    path = bars.path_in(results, name)
+    writer = f"`python -m benchmarks.{name}`"
+    return table(parse(path, writer)) if path.exists() else "Not measured yet."
 
 
 def gpu(path: Path) -> str:

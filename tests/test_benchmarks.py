@@ -150,8 +150,9 @@ def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
     run["facts"]["quick"] = False
     (tmp_path / "results" / "cpu.json").write_text(json.dumps(run))
     path = tmp_path / "README.md"
-    markers = "<!-- loss:begin -->\n<!-- loss:end -->\nafter\n"
-    path.write_text(f"before\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\n{markers}")
+    sections = {"benchmarks": "old\n", "loss": "", "suppression": ""}
+    marked = (f"<!-- {k}:begin -->\n{v}<!-- {k}:end -->\n" for k, v in sections.items())
+    path.write_text(f"before\n{''.join(marked)}after\n")
     return path, ["--readme", str(path), "--results", str(tmp_path / "results")]
 
 

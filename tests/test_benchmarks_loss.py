@@ -54,7 +54,7 @@ def result() -> dict[str, Any]:
 def test_every_target_has_its_case() -> None:
     """And what is timed gives the same as its peers; not compiled, and without the model."""
     cases, common = part("loss_cases"), part("common")
-    setup, targets = cases.on_cpu(quick=True), part("loss").TARGETS
+    setup, targets = part("cases").on_cpu(quick=True), part("loss").TARGETS
     for op, case in cases.cases(setup):
         if op.startswith("step"):
             break
@@ -68,7 +68,7 @@ def test_every_target_has_its_case() -> None:
 
 def test_the_loss_for_the_compiler_is_the_focal_loss() -> None:
     cases, focal_loss = part("loss_cases"), part("focal_loss")
-    x = focal_loss.inputs(cases.on_cpu(quick=True), 1, dense=False)
+    x = focal_loss.inputs(part("cases").on_cpu(quick=True), 1, dense=False)
     ours, its = (
         focal_loss.both_ways(loss, x)()
         for loss in (
@@ -102,7 +102,7 @@ def test_memory_is_measured(mode: str) -> None:
     command = [sys.executable, "-m", "benchmarks.loss_memory", mode, "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     taken = json.loads(done.stdout)
-    grid = part("loss_cases").on_cpu(quick=True).anchors
+    grid = part("cases").on_cpu(quick=True).anchors
     assert taken["gradient"] == 2 * len(grid) * (80 + 4) * 4
     assert 0 <= taken["extra"] < 100 * taken["gradient"]
 
@@ -126,35 +126,34 @@ def test_ratios_and_goals() -> None:
 
 
 def test_what_was_not_timed_is_named() -> None:
-    loss, found = part("loss"), result()
-    assert list(loss.untimed(found)) == []
+    bars, found = part("bars"), result()
+    assert list(bars.untimed(found)) == []
     found["kept"][0] |= {"note": "disagrees with focaldet: shape", "seconds": []}
-    named = list(loss.untimed(found))
+    named = list(bars.untimed(found))
     assert named[0].startswith("heap kept: case of ") and named[0].endswith("focaldet: shape")
-    assert loss.table(found)  # with an empty cell
+    assert part("loss").table(found)  # with an empty cell
 
 
 def test_children_get_their_heap(monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, environments = part("loss"), []
+    bars, environments = part("bars"), []
 
     def recorded(*_: Any, env: dict[str, str], **options: Any) -> Any:
         environments.append(env)
         return subprocess.CompletedProcess([], 0, "out")
 
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1")
-    monkeypatch.setattr(loss.subprocess, "run", recorded)
-    assert loss.run("loss_cases", heap="kept") == "out"
-    assert loss.run("loss_cases", heap="default") == "out"
+    monkeypatch.setattr(bars.subprocess, "run", recorded)
+    assert bars.run("loss_cases", heap="kept") == "out"
+    assert bars.run("loss_cases", heap="default") == "out"
     kept, default = environments
-    assert loss.HEAP_KEPT.items() <= kept.items()
-    assert not loss.HEAP_KEPT.keys() & default.keys() and "PATH" in default
+    assert bars.HEAP_KEPT.items() <= kept.items()
+    assert not bars.HEAP_KEPT.keys() & default.keys() and "PATH" in default
 
 
 def test_the_table_in_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme, results = tmp_path / "README.md", tmp_path / "results" / "loss"
-    markers = (
-        f"<!-- {name}:{end} -->\n" for name in ("benchmarks", "loss") for end in ("begin", "end")
-    )
+    sections = ("benchmarks", "loss", "suppression")
+    markers = (f"<!-- {name}:{end} -->\n" for name in sections for end in ("begin", "end"))
     readme.write_text("".join(markers))
     arguments = ["--readme", str(readme), "--results", str(results.parent)]
     main = part("tables").main

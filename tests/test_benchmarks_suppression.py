@@ -1,0 +1,61 @@
+"""benchmarks.suppression: its cases, and its table. What it shares with benchmarks.loss is tested
+there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("benchmarks")
+
+
+def part(name: str) -> ModuleType:
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def test_every_target_has_its_case() -> None:
+    """And what is timed gives the same as its peers."""
+    common, setup = part("common"), part("cases").on_cpu(quick=True)
+    targets = part("suppression").TARGETS
+    for op, case in part("suppression_cases").cases(setup):
+        rows = common.measure(op, case, setup, list(case.providers), rounds=2)
+        wanted = [t for t in targets if t.op == op]
+        assert wanted
+        for target in wanted:
+            assert {target.over, target.under} <= {row.provider for row in rows}
+        for row in rows:
+            assert len(row.seconds) == 2 or "is not installed" in row.note, row
+    assert {t.op for t in targets} <= {op for op, _ in part("suppression_cases").cases(setup)}
+
+
+def test_ratios_that_have_no_bar() -> None:
+    suppression = part("suppression")
+    timed = sorted({(t.op, name) for t in suppression.TARGETS for name in (t.over, t.under)})
+    rows = [
+        {"op": op, "case": op, "provider": name, "moved": None, "note": "", "seconds": [0.5, 0.5]}
+        for op, name in timed
+    ]
+    facts = {"cpu": "a CPU", "threads": 1, "simd": "avx2", "dtype": "float32", "torch": "2"}
+    facts |= {"torchvision": None, "csrc_sha256": "0123456789abcdef", "quick": False}
+    text = suppression.table({"facts": facts, "kept": rows, "default": rows})
+    few, limit, *_ = [line for line in text.splitlines() if "700 candidates" in line]
+    assert few.endswith("| ≥ 15x | ≥ 40x | 1.00x (500 ms / 500 ms) | 1.00x (500 ms / 500 ms) |")
+    assert " focaldet / `amax` of the logits |  |  | 1.00x " in limit
+
+
+@pytest.mark.slow
+def test_the_command_runs() -> None:
+    command = [sys.executable, "-m", "benchmarks.suppression", "--quick", "--rounds", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Quick: the figures mean nothing." in done.stdout
+    table = done.stdout.rpartition("|---|")[2].splitlines()[1:]
+    assert table and all(line.rstrip("| ").endswith(")") for line in table)
