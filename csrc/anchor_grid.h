@@ -43,7 +43,8 @@ struct AnchorTable {
       count_ += height * width * cells;
     }
   }
-  AnchorTable(const AnchorTable&) = delete;  // levels point into values_
+  AnchorTable(AnchorTable&&) = default;
+  AnchorTable(const AnchorTable&) = delete;  // levels point into values_, which moves with them
 
   int64_t count() const { return count_; }
 

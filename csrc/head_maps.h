@@ -1,8 +1,9 @@
-// The host's view of a detection head's raw maps and of what retinanet_loss is given, for the CPU
-// and for CUDA: what a list of maps must be, in which layout each one lies, where its gradient
-// goes.
+// The host's view of a detection head's raw maps and of what retinanet_loss and
+// retinanet_postprocess are given, for the CPU and for CUDA: what a list of maps must be, in which
+// layout each one lies, where its gradient goes.
 #pragma once
 
+#include "anchor_grid.h"
 #include "arguments.h"
 
 namespace focaldet {
@@ -72,11 +73,55 @@ struct HeadMaps {
 inline std::vector<int64_t> feature_sizes(const Tensors& maps) {
   std::vector<int64_t> sizes;
   for (const Tensor& map : maps) {
-    FD_CHECK(map.dim() == 4, "retinanet_loss: maps must be [B, channels, H, W]");
+    FD_CHECK(map.dim() == 4, "maps must be [B, channels, H, W]");
     sizes.insert(sizes.end(), {map.size(2), map.size(3)});
   }
   return sizes;
 }
+
+// The arguments of retinanet_postprocess (ops.cpp).
+struct PostprocessArguments {
+  const Tensors &cls_logits, &box_deltas;
+  const std::vector<double>& cell_anchors;
+  const std::vector<int64_t>& strides;
+  double offset;
+  const Tensor& image_sizes;
+  double score_threshold;
+  int64_t topk;
+  double iou_threshold;
+  int64_t max_detections;
+  bool class_agnostic;
+
+  int64_t images() const { return image_sizes.size(0); }
+  int64_t levels() const { return static_cast<int64_t>(cls_logits.size()); }
+
+  // Returns the anchors, whose number fits the maps.
+  AnchorTable checked() const {
+    constexpr const char* kOp = "retinanet_postprocess";
+    FD_CHECK(!cls_logits.empty() && cls_logits.size() == box_deltas.size(), kOp,
+             ": one map of logits and one of deltas per level");
+    FD_CHECK(image_sizes.dim() == 2 && image_sizes.size(1) == 2 &&
+                 image_sizes.scalar_type() == ScalarType::Long,
+             kOp, ": image_sizes must be int64 [B, 2]");
+    const Tensor &x0 = cls_logits[0], &d0 = box_deltas[0];
+    for (size_t l = 0; l < cls_logits.size(); ++l) {
+      const Tensor &x = cls_logits[l], &d = box_deltas[l];
+      FD_CHECK(x.dim() == 4 && d.dim() == 4 && x.size(0) == images() && d.size(0) == images() &&
+                   x.size(2) == d.size(2) && x.size(3) == d.size(3) && x.size(1) == x0.size(1) &&
+                   d.size(1) == d0.size(1) && x.scalar_type() == x0.scalar_type() &&
+                   d.scalar_type() == x0.scalar_type(),
+               kOp, ": maps must be [B, A * K, H, W] and [B, A * 4, H, W] of one dtype");
+    }
+    check_iou_threshold(iou_threshold, kOp);
+    FD_CHECK(topk >= 0 && max_detections >= 0, kOp,
+             ": topk and max_detections must not be negative");
+    AnchorTable anchors(cell_anchors, feature_sizes(cls_logits), strides, offset);
+    FD_CHECK(
+        anchors.cells > 0 && x0.size(1) % anchors.cells == 0 && d0.size(1) == 4 * anchors.cells,
+        kOp, ": the channels do not fit the grid's cell anchors");
+    return anchors;
+  }
+};
 
 // The arguments that the three operators of retinanet_loss have in common (ops.cpp).
 struct LossArguments {

@@ -17,8 +17,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "../anchor_grid.h"
-#include "../stable.h"
+#include "../head_maps.h"
 #include "kept_boxes.h"
 #include "logit_scan.h"
 #include "top_candidates.h"
@@ -34,7 +33,7 @@ struct Settings {
 
 // The maps of one output by image and, within an image, by level.
 template <class T>
-std::vector<ImageMap<T>> image_maps(const std::vector<Tensor>& levels, int64_t images) {
+std::vector<ImageMap<T>> image_maps(const Tensors& levels, int64_t images) {
   std::vector<ImageMap<T>> maps;
   for (int64_t image = 0; image < images; ++image) {
     for (const Tensor& level : levels) maps.emplace_back(level, image);
@@ -127,44 +126,15 @@ int64_t detect(std::deque<TopCandidates>::iterator best, const ImageMap<T>* delt
   return count;
 }
 
-void check_maps(const std::vector<Tensor>& cls_logits, const std::vector<Tensor>& box_deltas,
-                const Tensor& image_sizes) {
-  FD_CHECK(!cls_logits.empty() && cls_logits.size() == box_deltas.size(),
-           "retinanet_postprocess: one map of logits and one of deltas per level");
-  FD_CHECK(image_sizes.dim() == 2 && image_sizes.size(1) == 2 &&
-               image_sizes.scalar_type() == ScalarType::Long,
-           "retinanet_postprocess: image_sizes must be int64 [B, 2]");
-  const int64_t images = image_sizes.size(0);
-  for (size_t l = 0; l < cls_logits.size(); ++l) {
-    const Tensor &logits = cls_logits[l], &deltas = box_deltas[l];
-    FD_CHECK(
-        logits.dim() == 4 && deltas.dim() == 4 && logits.size(0) == images &&
-            deltas.size(0) == images && logits.size(2) == deltas.size(2) &&
-            logits.size(3) == deltas.size(3) && logits.size(1) == cls_logits[0].size(1) &&
-            deltas.size(1) == box_deltas[0].size(1) &&
-            logits.scalar_type() == cls_logits[0].scalar_type() &&
-            deltas.scalar_type() == logits.scalar_type(),
-        "retinanet_postprocess: maps must be [B, A * K, H, W] and [B, A * 4, H, W] of one dtype");
-  }
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> retinanet_postprocess(
-    const std::vector<Tensor>& cls_logits, const std::vector<Tensor>& box_deltas,
-    const std::vector<double>& cell_anchors, const std::vector<int64_t>& strides, double offset,
-    const Tensor& image_sizes, double score_threshold, int64_t topk, double iou_threshold,
-    int64_t max_detections, bool class_agnostic) {
-  check_maps(cls_logits, box_deltas, image_sizes);
-  FD_CHECK(topk >= 0 && max_detections >= 0,
-           "retinanet_postprocess: topk and max_detections must not be negative");
-  std::vector<int64_t> sizes;
-  for (const Tensor& map : cls_logits) {
-    sizes.push_back(map.size(2));
-    sizes.push_back(map.size(3));
-  }
-  const AnchorTable table(cell_anchors, sizes, strides, offset);
-  FD_CHECK(table.cells > 0 && cls_logits[0].size(1) % table.cells == 0 &&
-               box_deltas[0].size(1) == 4 * table.cells,
-           "retinanet_postprocess: the channels do not fit the grid's cell anchors");
+    const Tensors& cls_logits, const Tensors& box_deltas, const std::vector<double>& cell_anchors,
+    const std::vector<int64_t>& strides, double offset, const Tensor& image_sizes,
+    double score_threshold, int64_t topk, double iou_threshold, int64_t max_detections,
+    bool class_agnostic) {
+  const PostprocessArguments arguments{cls_logits,    box_deltas,     cell_anchors,    strides,
+                                       offset,        image_sizes,    score_threshold, topk,
+                                       iou_threshold, max_detections, class_agnostic};
+  const AnchorTable table = arguments.checked();
   const Settings settings{static_cast<float>(score_threshold),
                           static_cast<float>(iou_threshold),
                           topk,
@@ -172,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> retinanet_postprocess(
                           cls_logits[0].size(1) / table.cells,
                           class_agnostic};
 
-  const int64_t images = image_sizes.size(0), levels = static_cast<int64_t>(cls_logits.size());
+  const int64_t images = arguments.images(), levels = arguments.levels();
   const Tensor& like = cls_logits[0];
   const Tensor size_rows = dense(image_sizes);
   Tensor boxes = full({images, max_detections, 4}, ScalarType::Float, like, 0);

@@ -12,37 +12,12 @@
 
 #include <limits>
 
-#include "../math/box.h"
-#include "launch.cuh"
+#include "boxes.cuh"
 
 namespace focaldet {
 namespace {
 
 constexpr int kOrderThreads = 256;
-
-template <class T>
-__device__ __forceinline__ Box<T> box_at(const T* boxes, int64_t index, int64_t n) {
-  T x[4];
-#pragma unroll
-  for (int i = 0; i < 4; i += Pack<T>::size) {
-    const Pack<T> pack = load(boxes, 4 * index + i, 4 * n);
-#pragma unroll
-    for (int j = 0; j < Pack<T>::size; ++j) x[i + j] = pack.items[j];
-  }
-  return {x[0], x[1], x[2], x[3]};
-}
-
-template <class T>
-__device__ __forceinline__ void put_box(T* boxes, int64_t index, int64_t n, const Box<T>& box) {
-  const T x[4] = {box.x1, box.y1, box.x2, box.y2};
-#pragma unroll
-  for (int i = 0; i < 4; i += Pack<T>::size) {
-    Pack<T> pack;
-#pragma unroll
-    for (int j = 0; j < Pack<T>::size; ++j) pack.items[j] = x[i + j];
-    store(boxes, 4 * index + i, 4 * n, pack);
-  }
-}
 
 // Takes the place of a box that is no candidate.
 template <class T>
@@ -61,7 +36,7 @@ __global__ void __launch_bounds__(kOrderThreads)
   for (int64_t i = thread_index(); i < n; i += thread_count()) {
     const T score = scores[i];
     const bool candidate =
-        (all_scores ? score == score : score > threshold) && !has_nan(box_at(boxes, i, n));
+        (all_scores ? score == score : score > threshold) && !has_nan(load_box(boxes, i));
     keys[i] = candidate ? T(0) - score : std::numeric_limits<T>::quiet_NaN();
   }
   for (int64_t i = thread_index(); i < num_words; i += thread_count()) words[i] = 0;
@@ -106,8 +81,7 @@ __global__ void __launch_bounds__(kOrderThreads)
     const int64_t first = i / order.n * order.n;  // of the image
     const int64_t rank = order.ranks == nullptr ? i : first + order.ranks[i];
     const bool candidate = order.keys[rank] == order.keys[rank];
-    put_box(by_place, i, total,
-            candidate ? box_at(boxes, first + order.rows[rank], total) : no_box<T>());
+    store_box(by_place, i, candidate ? load_box(boxes, first + order.rows[rank]) : no_box<T>());
   }
 }
 

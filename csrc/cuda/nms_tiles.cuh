@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
   const int64_t first = number * kTile, place = first + thread;
 
   const bool inside = place < order.n;
-  const Box<T> own = inside ? box_at(boxes, place, order.n) : no_box<T>();
+  const Box<T> own = inside ? load_box(boxes, place) : no_box<T>();
   bool alive = !has_nan(own);
   tile[thread] = own;
   const auto starts_group = [&](int64_t at) {
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
     if (!compared && (!known || visited + 1 >= number)) {
       compared = true;
       const bool follows = visited < number;
-      if (follows) others[thread] = box_at(boxes, first - kTile + thread, order.n);
+      if (follows) others[thread] = load_box(boxes, first - kTile + thread);
       __syncthreads();
       for (int w = 0; alive && w <= warp; ++w) {
         const unsigned earlier = w < warp ? kAllLanes : (1u << lane) - 1;
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
     } else {
       if (has(masks[warp], lane)) {
         slot += __popc(masks[warp] & ((1u << lane) - 1));
-        others[slot] = box_at(boxes, visited * kTile + thread, order.n);
+        others[slot] = load_box(boxes, visited * kTile + thread);
         places[slot] = static_cast<uint8_t>(thread);
       }
       const bool fills = thread >= count && thread < (count + kWarp - 1) / kWarp * kWarp;

@@ -130,17 +130,10 @@ struct RowTensors {
 // Both kinds of maps as the kernels read them.
 struct Head {
   Tensors logits, deltas;
-  Head(const Tensors& cls_logits, const Tensors& box_deltas, int64_t images) {
-    FD_CHECK(!cls_logits.empty() && cls_logits.size() == box_deltas.size(), kOp,
-             ": one map of logits and one of deltas per level");
-    for (size_t l = 0; l < cls_logits.size(); ++l) {
-      const Tensor &x = cls_logits[l], &d = box_deltas[l], &like = cls_logits[0];
-      FD_CHECK(x.dim() == 4 && d.dim() == 4 && x.size(0) == images && d.size(0) == images &&
-                   x.size(2) == d.size(2) && x.size(3) == d.size(3) && x.size(1) == like.size(1) &&
-                   d.size(1) == box_deltas[0].size(1) && x.scalar_type() == like.scalar_type() &&
-                   d.scalar_type() == like.scalar_type(),
-               kOp, ": maps must be [B, A * K, H, W] and [B, A * 4, H, W] of one dtype");
-      check_device(like, {x, d}, kOp);
+  explicit Head(const PostprocessArguments& arguments) {
+    for (int64_t l = 0; l < arguments.levels(); ++l) {
+      const Tensor &x = arguments.cls_logits[l], &d = arguments.box_deltas[l];
+      check_device(arguments.cls_logits[0], {x, d, arguments.image_sizes}, kOp);
       logits.push_back(readable(x));
       deltas.push_back(readable(d));
     }
@@ -237,21 +230,14 @@ Detections retinanet_postprocess(const Tensors& cls_logits, const Tensors& box_d
                                  const Tensor& image_sizes, double score_threshold, int64_t topk,
                                  double iou_threshold, int64_t max_detections,
                                  bool class_agnostic) {
-  FD_CHECK(image_sizes.dim() == 2 && image_sizes.size(1) == 2 &&
-               image_sizes.scalar_type() == ScalarType::Long,
-           kOp, ": image_sizes must be int64 [B, 2]");
-  FD_CHECK(topk >= 0 && max_detections >= 0, kOp, ": topk and max_detections must not be negative");
-  check_iou_threshold(iou_threshold, kOp);
-  const int64_t images = image_sizes.size(0);
-  const Head head(cls_logits, box_deltas, images);
+  const PostprocessArguments arguments{cls_logits,    box_deltas,     cell_anchors,    strides,
+                                       offset,        image_sizes,    score_threshold, topk,
+                                       iou_threshold, max_detections, class_agnostic};
+  const AnchorTable anchors = arguments.checked();
+  const Head head(arguments);
   const Tensor& like = head.logits[0];
-  check_device(like, {image_sizes}, kOp);
-  const AnchorTable anchors(cell_anchors, feature_sizes(cls_logits), strides, offset);
+  const int64_t images = arguments.images();
   const GridParams grid = grid_params(anchors, kOp);
-  FD_CHECK(
-      grid.cells > 0 && like.size(1) % grid.cells == 0 && head.deltas[0].size(1) == 4 * grid.cells,
-      kOp, ": the channels do not fit the grid's cell anchors");
-
   const OnDevice device(like);
   const Tensor sizes = dense(image_sizes);
   return dispatch_floating(like.scalar_type(), kOp, [&](auto tag) -> Detections {

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kOrderThreads)
     groups_by_row(const int64_t* groups, const T* boxes, const T* scores, int64_t n,
                   int64_t* keys) {
   for (int64_t i = thread_index(); i < n; i += thread_count()) {
-    const bool candidate = scores[i] == scores[i] && !has_nan(box_at(boxes, i, n));
+    const bool candidate = scores[i] == scores[i] && !has_nan(load_box(boxes, i));
     keys[i] = candidate ? groups[i] : std::numeric_limits<int64_t>::max();
   }
 }
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kOrderThreads)
   constexpr T kNaN = std::numeric_limits<T>::quiet_NaN();
   for (int64_t i = thread_index(); i < p.n; i += thread_count()) {
     const int64_t row = p.rows == nullptr ? i : p.rows[i];
-    const Box<T> box = box_at(boxes, row, p.n);
-    put_box(p.boxes, i, p.n, box);
+    const Box<T> box = load_box(boxes, row);
+    store_box(p.boxes, i, box);
     p.scores[i] = has_nan(box) ? kNaN : scores[row];
     p.keys[i] = kNaN;
   }
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kSoftThreads, 2) soft_nms_groups(const SoftPro
           continue;
         }
         if (picked.place >= 0) {
-          const Box<T> own = box_at(p.boxes, i, p.n);
+          const Box<T> own = load_box(p.boxes, i);
           const T overlap = soft_nms_overlap(box, area(box), own, area(own));
           const T weight = soft_nms_weight(overlap, p.threshold, p.sigma, p.method);
           if (weight != T(1)) p.scores[i] = score *= weight;
@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kSoftThreads, 2) soft_nms_groups(const SoftPro
         picked = better(picked, Best<T>{best_scores[w], best_places[w]});
       }
       if (picked.place < 0) break;
-      box = box_at(p.boxes, picked.place, p.n);
+      box = load_box(p.boxes, picked.place);
       if (thread == 0) {
         const int64_t row = p.rows == nullptr ? picked.place : p.rows[picked.place];
         p.keys[row] = T(0) - picked.score;
