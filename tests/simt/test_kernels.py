@@ -59,7 +59,8 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
                 logits = x.to(dtype).requires_grad_()
                 loss = ops.sigmoid_focal_loss(logits, targets, gamma=gamma)
                 loss.backward(torch.ones_like(loss))
-                ops.sigmoid_focal_loss(logits, targets, gamma=gamma, reduction="sum")
+                for x_or_leaf in (logits.detach(), logits):
+                    ops.sigmoid_focal_loss(x_or_leaf, targets, gamma=gamma, reduction="sum")
         keep = ops.nms(boxes.to(dtype), scores.to(dtype), 0.5)
         assert torch.equal(keep, reference.nms(boxes.to(dtype), scores.to(dtype), 0.5))
         for groups in (None, labels.repeat(2)[:50]):

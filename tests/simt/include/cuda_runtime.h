@@ -14,7 +14,8 @@
 #define __host__
 #define __device__
 #define __global__
-#define __forceinline__ inline
+// Truly: of what a function returns into shared memory, GCC announces nothing.
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
 inline constexpr const simt::Dim& threadIdx = simt::here.thread;
