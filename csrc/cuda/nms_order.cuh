@@ -48,6 +48,7 @@ template <class T>
 __global__ void __launch_bounds__(kOrderThreads)
     groups_by_score(const int64_t* groups, const T* keys, const int64_t* rows, int64_t n,
                     int64_t total, int64_t* sorted) {
+#pragma unroll 1  // as each thread has one: more divisions at a time would spill
   for (int64_t i = thread_index(); i < total; i += thread_count()) {
     const bool candidate = keys[i] == keys[i];
     sorted[i] = candidate ? groups[i / n * n + rows[i]] : std::numeric_limits<int64_t>::max();

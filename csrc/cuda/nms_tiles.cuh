@@ -27,7 +27,7 @@ namespace {
 
 constexpr int kTile = 256, kTileWords = kTile / kWarp;
 template <class T>
-constexpr int kTilesAtOnce = sizeof(T) == 4 ? 4 : 3;  // on a processor: for more, nvcc would spill
+constexpr int kTilesAtOnce = sizeof(T) == 4 ? 4 : 2;  // on a processor: for more, nvcc would spill
 constexpr Word kSettled = Word{1} << kWarp;           // above the bits
 
 inline int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
