@@ -10,14 +10,14 @@
 //
 // A chain of tiles is as slow as its links, so whatever does not need the predecessor's answer is
 // done before it comes: which earlier candidates of the tile (`rivals`), and which of all
-// candidates of the predecessor (`former`), would suppress each candidate, a bit each. A tile that
-// finds all others settled does this last, when few of its candidates are left. From the answer to
-// this tile's own there are then 8 times the steps of `settle`.
+// candidates of the predecessor (`former`), would suppress each candidate, a bit each. Answers that
+// are there already are taken before that, so that only candidates which are left are compared.
+// From the last answer to the tile's own there are then 8 times the steps of `settle`.
 //
-// Bytes per candidate: 16 and 8 (its box and group; 32 in float64), 1 for the flag; and for every
-// tile of its group before its own, from the second-level cache, 1/4 and 16 per 256 kept there.
-// Operations: 7 per pair of a candidate and a box kept before it in the group, and per pair within
-// 256 to 512 places; about 25 if the two overlap.
+// Bytes per candidate: 33 for its box, group, rank and flag (49 in float64), and 32 where matches
+// are asked for. For each tile and each tile of the same group before it, from the second-level
+// cache: 64 and 16 per box kept there. Operations: 8 per pair of a candidate and a box kept before
+// it in the group, or any box up to 256 or 512 places before it; about 50 more if the two touch.
 #pragma once
 
 #include "nms_order.cuh"
