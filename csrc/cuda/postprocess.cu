@@ -244,7 +244,7 @@ Detections retinanet_postprocess(const Tensors& cls_logits, const Tensors& box_d
     using T = typename decltype(tag)::type;
     const Planned planned =
         make_plan(head, grid.cells, static_cast<float>(score_threshold), topk, sizeof(T));
-    if (images * planned.plan.rows * max_detections == 0) {
+    if (images == 0 || planned.plan.rows == 0 || max_detections == 0) {
       return {full({images, max_detections, 4}, ScalarType::Float, like, 0),
               full({images, max_detections}, ScalarType::Float, like, 0),
               full({images, max_detections}, ScalarType::Long, like, -1),
