@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from .detect import BATCH
 from .errors import UserError
 from .models.losses import LOSSES
 from .models.resnet import NORMS, VARIANTS
@@ -150,6 +151,7 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     add("--weights", required=True, metavar="FILE", help="checkpoint of the model")
     add("--out", required=True, metavar="DIR", help="new or empty folder for the pictures")
     add("--score-threshold", type=_fraction, default=0.5, help="least score of a detection")
+    add("--batch", type=_positive, default=BATCH, metavar="N", help="images of one size at once")
     add("--device", help="such as cpu or cuda:1; a GPU where there is one")
 
 

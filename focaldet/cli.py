@@ -127,7 +127,14 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _detect(args: argparse.Namespace) -> None:
-    written = detect(args.paths, args.weights, args.out, args.score_threshold, _device(args.device))
+    written = detect(
+        args.paths,
+        args.weights,
+        args.out,
+        args.score_threshold,
+        _device(args.device),
+        args.batch,
+    )
     print(f"{describe(read_json(written))}; pictures and {written.name} are in {args.out}")
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,6 +20,9 @@ from .models import RetinaNet
 from .plots import Box, class_colour, draw_boxes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
+BATCH = 4  # images
+
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -44,13 +48,17 @@ def detect(
     out: str | Path,
     score_threshold: float = 0.5,
     device: str = "cpu",
+    batch: int = BATCH,
 ) -> Path:
     """Draws the detections of a checkpoint on image files and folders of them.
 
     Writes one picture for each image and `detections.json`, whose path it returns, to the folder
     `out`, which must be new or empty: nothing that exists is written to. An image's EXIF
-    orientation is applied, and boxes are in pixels of the upright image. Raises `UserError` for a
-    path without images, and, after all others are done, for images that cannot be read.
+    orientation is applied, and boxes are in pixels of the upright image. Up to `batch` images that
+    the model pads to one size are detected together, which changes nothing but the rounding of
+    convolutions: more padding would, and so images of other sizes wait for their like. Raises
+    `UserError` for a path without images, and, after all others are done, for images that cannot be
+    read.
     """
     files = find_images(paths)
     names = picture_names(files.values())
@@ -58,24 +66,37 @@ def detect(
     out = new_folder(out)
     model.score_thresh = score_threshold
     transform = eval_transform(model.config["max_size"])
-    records, failures = [], []
-    for file, name in zip(tqdm(files, unit=" images", disable=None), names, strict=True):
-        try:
-            picture = read_image(file)
-        except ImageError as error:
-            failures.append(str(error))
-            continue
-        image, _ = transform(picture, torch.zeros(0, 4), torch.Generator())
-        (found,) = detect_batch(model, [image], [(picture.height, picture.width)])
-        target = out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draw_boxes(picture, boxes_of(found, description.class_names)).save(target, quality=92)
-        records.append(
-            {
-                "file": str(file),
-                "picture": name,
-                "width": picture.width,
-                "height": picture.height,
+    failures: list[str] = []
+
+    def readable() -> Iterator[tuple[tuple[int, int], _Loaded]]:
+        numbered = enumerate(zip(tqdm(files, unit=" images", disable=None), names, strict=True))
+        for number, (file, name) in numbered:
+            try:
+                picture = read_image(file)
+            except ImageError as error:
+                failures.append(str(error))
+                continue
+            image, _ = transform(picture, torch.zeros(0, 4), torch.Generator())
+            height, width = image.shape[-2:]
+            yield (
+                model.transform.padded_size(height, width),
+                _Loaded(number, file, name, picture, image),
+            )
+
+    records: dict[int, dict[str, Any]] = {}
+    for group in alike(readable(), batch):
+        sizes = [(each.picture.height, each.picture.width) for each in group]
+        results = detect_batch(model, [each.image for each in group], sizes)
+        for each, found in zip(group, results, strict=True):
+            target = out / each.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            boxes = boxes_of(found, description.class_names)
+            draw_boxes(each.picture, boxes).save(target, quality=92)
+            records[each.number] = {
+                "file": str(each.file),
+                "picture": each.name,
+                "width": each.picture.width,
+                "height": each.picture.height,
                 "detections": [
                     {**record, "name": description.class_names[label]}
                     for record, label in zip(
@@ -85,13 +106,34 @@ def detect(
                     )
                 ],
             }
-        )
     if records:
-        write_atomically(out / "detections.json", json.dumps(records, indent=1).encode())
+        in_order = [records[number] for number in sorted(records)]
+        write_atomically(out / "detections.json", json.dumps(in_order, indent=1).encode())
     if failures:
         more = f" ({len(failures)} of {len(files)} images are bad)" if len(files) > 1 else ""
         raise UserError(failures[0] + more)
     return out / "detections.json"
+
+
+class _Loaded(NamedTuple):
+    number: int  # among the files
+    file: Path
+    name: str  # of its picture
+    picture: Image
+    image: Tensor  # [3, H, W]
+
+
+def alike(items: Iterable[tuple[Hashable, T]], most: int) -> Iterator[list[T]]:
+    """Lists of at most `most` items of equal keys. Of items that wait for their like there are
+    never more than those of four full lists."""
+    waiting: dict[Hashable, list[T]] = {}
+    for key, item in items:
+        waiting.setdefault(key, []).append(item)
+        if len(waiting[key]) == most:
+            yield waiting.pop(key)
+        elif sum(map(len, waiting.values())) >= 4 * most:
+            yield waiting.pop(max(waiting, key=lambda other: len(waiting[other])))
+    yield from waiting.values()
 
 
 def boxes_of(items: dict[str, Tensor], class_names: Sequence[str]) -> list[Box]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 import torch
 from PIL import ExifTags, Image
+from torch import Tensor
 
 from focaldet.checkpoint import Description, save_checkpoint
 from focaldet.data import eval_transform
-from focaldet.detect import detect, detect_batch, find_images, picture_names
+from focaldet.detect import alike, detect, detect_batch, find_images, picture_names
 from focaldet.errors import UserError
 from focaldet.models import RetinaNet
 
@@ -112,6 +115,65 @@ def test_bad_images_are_named_after_the_others_are_done(weights: Path, tmp_path:
         detect([tmp_path / "in"], weights, tmp_path / "out")
     assert (tmp_path / "out" / "good.jpg").is_file()
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())) == 1
+
+
+def test_images_of_one_padded_size_are_detected_together(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the files, with what each gives alone, and without an unreadable one."""
+    sizes = [(96, 48), (48, 96), (64, 64), (90, 48), (96, 50), (128, 60), (50, 96), (96, 96)]
+    for i, size in enumerate(sizes):
+        noise = Image.effect_noise(size, 90).convert("RGB")
+        noise.save(tmp_path / f"{i}.png")
+    (tmp_path / "4-bad.png").write_bytes(b"no image")
+    shapes: list[tuple[int, ...]] = []
+    features = RetinaNet.features
+
+    def recorded(self: RetinaNet, batch: Tensor) -> Any:
+        shapes.append(tuple(batch.shape))
+        return features(self, batch)
+
+    monkeypatch.setattr(RetinaNet, "features", recorded)
+    files, results = sorted(tmp_path.glob("*.png")), []
+    for batch in (1, 3):
+        out = tmp_path / f"out{batch}"
+        with pytest.raises(UserError, match=r"4-bad\.png.* \(1 of 9 images are bad\)"):
+            detect(files, weights, out, 0.0, batch=batch)
+        results.append(json.loads((out / "detections.json").read_text()))
+        assert len(list(out.glob("*.jpg"))) == len(sizes)
+    wide, tall, square = (3, 32, 64), (3, 64, 32), (3, 64, 64)
+    one_by_one = (wide, tall, square, square, square, wide, square, square)
+    assert shapes[:8] == [(1, *shape) for shape in one_by_one]
+    assert shapes[8:] == [(3, *square), (2, *wide), (1, *tall), (2, *square)]
+    for alone, together in zip(*results, strict=True):
+        found, again = alone.pop("detections"), together.pop("detections")
+        assert alone == together and len(found) == len(again) == 5
+        for one, other in zip(found, again, strict=True):
+            assert one["score"] == pytest.approx(other["score"], rel=1e-4)
+            assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-2)
+            assert one["name"] == other["name"]
+    assert [Path(record["file"]).stem for record in results[1]] == list("01234567")
+
+
+def test_items_wait_for_their_like() -> None:
+    keys = "aabacbbdaecafg"
+    items = [(key, number) for number, key in enumerate(keys)]
+    for most in (1, 2, 3, 100):
+        lists, taken = [], 0
+
+        def counted() -> Iterator[tuple[str, int]]:
+            nonlocal taken
+            for item in items:
+                taken += 1
+                yield item
+
+        for some in alike(counted(), most):
+            assert len({keys[i] for i in some}) == 1 and len(some) <= most
+            lists += [some]
+            assert taken - sum(map(len, lists)) < 4 * most
+        assert sorted(i for some in lists for i in some) == list(range(len(keys)))
+    assert list(alike(items, 1)) == [[i] for i in range(len(keys))]
+    assert list(alike(items, 2))[:3] == [[0, 1], [2, 5], [3, 8]]
 
 
 def test_paths_without_images_are_named(tmp_path: Path) -> None:

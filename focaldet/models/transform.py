@@ -66,6 +66,11 @@ class Transform(nn.Module):
         )
         return max(1, int(height * scale)), max(1, int(width * scale))
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """What the batch of this image alone measures."""
+        height, width = (-(-side // STRIDE) * STRIDE for side in self.output_size(height, width))
+        return height, width
+
     def images(self, images: Sequence[Tensor]) -> Images:
         """Raises ValueError unless every image is a float tensor [3, H, W]."""
         if len(images) == 0:
@@ -74,7 +79,8 @@ class Transform(nn.Module):
             _check_image(i, image)
         given = [tuple(image.shape[-2:]) for image in images]
         sizes = [self.output_size(h, w) for h, w in given]
-        height, width = (-(-max(side) // STRIDE) * STRIDE for side in zip(*sizes, strict=True))
+        padded = [self.padded_size(h, w) for h, w in given]
+        height, width = map(max, zip(*padded, strict=True))
         batch = self.mean.new_zeros(len(images), 3, height, width)
         for row, image, size in zip(batch, images, sizes, strict=True):
             image = (image.to(self.mean.dtype) - self.mean) / self.std
