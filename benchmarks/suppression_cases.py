@@ -32,7 +32,7 @@ def cases(setup: Setup) -> Iterator[tuple[str, Case]]:
 
 def post_processing(setup: Setup, name: str, mean: float) -> Case:
     case = postprocess.case(setup, 1, CLASSES, mean)
-    every = torch.cat([level.flatten() for level in case.inputs.cls_logits])  # for one call
+    every = torch.cat([level.flatten() for level in case.inputs.cls_logits])
     return replace(
         case,
         name=f"{case.name}, {name} candidates",
