@@ -6,18 +6,15 @@ Prints the bytes by which the process grew at most, forward and backward, and th
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import re
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import focaldet.ops
 from focaldet.ops.retinanet_loss import MODES
 
-from . import retinanet_loss
+from . import memory, retinanet_loss
 from .cases import on_cpu
 from .common import Setup
 from .loss_cases import from_outputs
@@ -39,17 +36,8 @@ def growth(mode: str, setup: Setup) -> tuple[int, int]:
     loss = partial(focaldet.ops.retinanet_loss, mode=mode, **retinanet_loss.SETTINGS)
     run = from_outputs(lambda *maps: loss(*maps, x.grid, *x.truth), (x.cls_logits, x.box_deltas))
     maps = run.make()
-    ctypes.CDLL(None).malloc_trim(0)  # else the gradient may settle in what making the maps freed
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
-    before = peak()
-    _, _, *gradients = run.use(maps)
-    return peak() - before, sum(gradient.nbytes for gradient in gradients)
-
-
-def peak() -> int:
-    """Bytes that were resident at most."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024
+    extra, (_, _, *gradients) = memory.growth(lambda: run.use(maps))
+    return extra, sum(gradient.nbytes for gradient in gradients)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -36,14 +36,28 @@ def clustered(setup: Setup, n: int) -> Tensor:
     return objects[rows] + shift.to(objects)
 
 
+def sparse(setup: Setup, n: int) -> Tensor:
+    """32 px boxes on a canvas where each overlaps about 20 others."""
+    side = (n * 64 * 64 / 20) ** 0.5
+    corner = ((torch.rand(n, 2, generator=setup.random(0)) * side) * 8).round() / 8
+    return torch.cat([corner, corner + 32], dim=1).to(setup.device, setup.dtype)
+
+
+def chain(setup: Setup, n: int) -> Tensor:
+    """Each box suppresses the next one and no other, if the scores fall: every other is kept."""
+    x = torch.arange(n) * 3.0  # an IoU of 7/13, and of 4/16 with the one after
+    boxes = torch.stack([x, torch.zeros(n), x + 10, torch.full((n,), 10.0)], dim=1)
+    return boxes.to(setup.device, setup.dtype)
+
+
 LAYOUTS = {"uniform": uniform, "clustered": clustered}
 
 
-def inputs(setup: Setup, layout: str, n: int) -> Inputs:
+def inputs(setup: Setup, layout: Callable[[Setup, int], Tensor], n: int) -> Inputs:
     random = setup.random(2)
     scores = ((torch.randperm(n, generator=random) + 1) / n).to(setup.device, setup.dtype)
     labels = torch.randint(CLASSES, (n,), generator=random).to(setup.device)
-    return Inputs(LAYOUTS[layout](setup, n), scores, labels)
+    return Inputs(layout(setup, n), scores, labels)
 
 
 def one_group(x: Inputs) -> tuple[Any, ...]:
@@ -71,13 +85,14 @@ def torchvision_padded(x: Inputs) -> Run:
     return run
 
 
+BATCHED = f"batched_nms, {CLASSES} classes"
 FUNCTIONS: dict[str, dict[str, Provider]] = {
     "nms": {
         "focaldet": call("focaldet.ops:nms", one_group),
         "reference": call("focaldet.reference:nms", one_group),
         "torchvision": call("torchvision.ops:nms", one_group),
     },
-    f"batched_nms, {CLASSES} classes": {
+    BATCHED: {
         "focaldet": call("focaldet.ops:batched_nms", by_label),
         "reference": call("focaldet.reference:batched_nms", by_label),
         "torchvision": call("torchvision.ops:batched_nms", by_label),
@@ -92,9 +107,9 @@ FUNCTIONS: dict[str, dict[str, Provider]] = {
 
 def cases(setup: Setup) -> Iterator[Case]:
     for name, providers in FUNCTIONS.items():
-        for layout in LAYOUTS:
+        for layout, boxes in LAYOUTS.items():
             for n in QUICK_SIZES if setup.quick else SIZES:
-                x = inputs(setup, layout, n)
+                x = inputs(setup, boxes, n)
                 yield Case(
                     f"{name}, {n:,} {layout} boxes",
                     x,

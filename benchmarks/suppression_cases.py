@@ -1,5 +1,5 @@
-"""`python -m benchmarks.suppression_cases`: times what turns a head's maps into detections, on the
-CPU, for the bars of `python -m benchmarks.suppression`."""
+"""`python -m benchmarks.suppression_cases`: times what turns a head's maps into detections, and
+suppression on its own, on the CPU, for the bars of `python -m benchmarks.suppression`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from . import cases as command
-from . import postprocess
+from . import nms, postprocess
 from .common import Case, Setup
 
 CLASSES = 91
@@ -22,9 +22,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def cases(setup: Setup) -> Iterator[tuple[str, Case]]:
     """By the names that suppression.py's targets have for them."""
+    for name in SUPPRESSION:
+        yield name, suppression(setup, name)
     # Of 18.3 million logits with a standard deviation of 1, about 700 and 1.5 million exceed -2.94.
     for name, mean in (("few", -6.9), ("many", -4.34)):
         yield f"postprocess, {name}", post_processing(setup, name, mean)
+
+
+# Suppression ------------------------------------------------------------------------------------
+
+MILLION = 1_000_000
+CHAIN = "nms, a chain of 20,000"
+# By name: the operator, the boxes, and how many of them.
+SUPPRESSION = {
+    "nms, 1,000 uniform": ("nms", nms.uniform, 1_000),
+    "nms, 10,000 uniform": ("nms", nms.uniform, 10_000),
+    "nms, 50,000 uniform": ("nms", nms.uniform, 50_000),
+    "nms, 10,000 clustered": ("nms", nms.clustered, 10_000),
+    CHAIN: ("nms", nms.chain, 20_000),
+    "batched_nms, 10,000": (nms.BATCHED, nms.uniform, 10_000),
+    "batched_nms, 50,000": (nms.BATCHED, nms.uniform, 50_000),
+    "nms, a million": ("nms", nms.sparse, MILLION),
+}
+
+
+def suppression(setup: Setup, name: str) -> Case:
+    function, boxes, n = SUPPRESSION[name]
+    x = nms.inputs(setup, boxes, min(n, 200) if setup.quick else n)
+    if name == CHAIN:
+        x = x._replace(scores=x.scores.sort(descending=True).values)
+    # A million boxes keep torchvision busy for a quarter of an hour.
+    providers = ("focaldet", "torchvision") if n < MILLION else ("focaldet",)
+    return Case(name, x, {name: nms.FUNCTIONS[function][name] for name in providers}, None)
 
 
 # Post-processing --------------------------------------------------------------------------------
