@@ -1,4 +1,4 @@
-"""How much memory a call takes at most: that of the whole process, so nothing else may run in it."""
+"""How much memory a call takes at most, as its process grows: nothing else may run in that."""
 
 from __future__ import annotations
 
