@@ -12,6 +12,7 @@
 // done before it comes: which earlier candidates of the tile (`rivals`), and which of all
 // candidates of the predecessor (`former`), would suppress each candidate, a bit each. Answers that
 // are there already are taken before that, so that only candidates which are left are compared.
+// A group that begins within the tile waits for nobody and is decided, and told, before that.
 // From the last answer to the tile's own there are then 8 times the steps of `settle`.
 //
 // Bytes per candidate: 33 for its box, group, rank and flag (49 in float64), and 32 where matches
@@ -172,7 +173,29 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
 
   int64_t beaten_by = -1;   // the place of the first kept box that suppresses this one
   int64_t kept_before = 0;  // in the group, the same in every thread
-  bool compared = false;
+  bool kept = false, compared = false;
+  // Decides about the open candidates, and tells whoever follows if `final`.
+  const auto resolve = [&](bool open, bool final) {
+    for (int w = 0; w < kTileWords; ++w) {
+      const unsigned would = open && w <= warp ? rivals[w * kTile + thread] : 0;
+      if (warp == w) {
+        const unsigned mask = settle(open, would, lane);
+        kept = kept || has(mask, lane);
+        if (lane == 0) {
+          winners[w] = mask;
+          if (final) atomicExch(words + number * kTileWords + w, kSettled | mask);
+        }
+      }
+      __syncthreads();
+      if (const unsigned met = would & winners[w]; met != 0) {
+        open = alive = false;
+        beaten_by = first + w * kWarp + lowest(met);
+      }
+    }
+  };
+  // The tiles that follow may ask for the last group alone. If it begins here, it can be decided
+  // and told before the wait for those before, so that small groups make no chain of all tiles.
+  const bool independent = __syncthreads_or(begin != 0);
   for (int64_t visited = group_begin / kTile;;) {
     // The further away the answer's use, the more patient the wait: the next tile in the chain
     // must not find the words busy.
@@ -192,7 +215,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
     if (!__syncthreads_or(member && alive)) visited = number;  // nobody is left to ask for
     const bool known = visited == number || settled[0];
 
-    if (!compared && (!known || visited + 1 >= number)) {
+    if (!compared && (independent || !known || visited + 1 >= number)) {
       compared = true;
       const bool follows = visited < number;
       if (follows) others[thread] = load_box(boxes, first - kTile + thread);
@@ -206,6 +229,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
         const unsigned mask = lanes_from(group_begin - (first - kTile) - w * kWarp);
         former[w * kTile + thread] = rivals_among(others + w * kWarp, mask, own, p.threshold);
       }
+      if (independent) resolve(alive && !member, true);
       if (!known) continue;
     }
     if (visited == number) break;
@@ -246,23 +270,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
     ++visited;
   }
 
-  bool kept = false;
-  for (int w = 0; w < kTileWords; ++w) {
-    const unsigned would = alive && w <= warp ? rivals[w * kTile + thread] : 0;
-    if (warp == w) {
-      const unsigned mask = settle(alive, would, lane);
-      kept = has(mask, lane);
-      if (lane == 0) {
-        winners[w] = mask;
-        atomicExch(words + number * kTileWords + w, kSettled | mask);
-      }
-    }
-    __syncthreads();
-    if (const unsigned met = would & winners[w]; met != 0) {
-      alive = false;
-      beaten_by = first + w * kWarp + lowest(met);
-    }
-  }
+  resolve(alive && !kept, !independent);
   if (!inside) return;
   const int64_t rank = order.rank(place);
   p.kept[image * p.tiles * kTile + rank] = kept;
