@@ -163,14 +163,15 @@ std::vector<int64_t> greedy_nms(const NmsProblem<T>& problem, int64_t* match) {
   const int64_t n = static_cast<int64_t>(ranked.size());
   std::vector<int64_t> grouped, starts{0};  // grouped: ranks
   if (problem.groups != nullptr) {
-    const auto group_of = [&](int64_t rank) {
-      return static_cast<uint64_t>(problem.groups[ranked[rank]]);
-    };
+    std::vector<uint64_t> group_of(n);  // by rank
+    for (int64_t i = 0; i < n; ++i) {
+      group_of[i] = static_cast<uint64_t>(problem.groups[ranked[i]]);
+    }
     grouped.resize(n);
     std::iota(grouped.begin(), grouped.end(), 0);
-    stable_sort_by(grouped, group_of);
+    stable_sort_by(grouped, [&](int64_t rank) { return group_of[rank]; });
     for (int64_t i = 1; i < n; ++i) {
-      if (group_of(grouped[i]) != group_of(grouped[i - 1])) starts.push_back(i);
+      if (group_of[grouped[i]] != group_of[grouped[i - 1]]) starts.push_back(i);
     }
   }
   const auto rank_at = [&](int64_t i) { return grouped.empty() ? i : grouped[i]; };

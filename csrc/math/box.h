@@ -43,13 +43,15 @@ FD_HD T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   return inter / (area_a + area_b - inter);
 }
 
-// No suppression without: a comparison that costs no division and loses nothing. Where the rounded
+// No suppression without: comparisons that cost no division and lose nothing. Where the rounded
 // inter / joined exceeds the threshold, so does the true quotient, as the threshold is a number of
 // the same type; then threshold * joined < inter, and rounding keeps that order.
 template <class T>
 FD_HD bool may_suppress(const Box<T>& a, T area_a, const Box<T>& b, T area_b, T threshold) {
-  const T inter = intersection(a, b);
-  return (inter > T(0)) & (inter >= threshold * (area_a + area_b - inter));
+  const T width = min_(a.x2, b.x2) - max_(a.x1, b.x1);
+  const T height = min_(a.y2, b.y2) - max_(a.y1, b.y1);
+  const T inter = width * height;
+  return (width > T(0)) & (height > T(0)) & (inter >= threshold * (area_a + area_b - inter));
 }
 
 // Does a suppress b? A union that is not positive (degenerate, inverted or infinite boxes)
