@@ -22,6 +22,7 @@ from . import ROOT, tables
 from .cubin import RESERVED, Kernel, capability, measure
 from .facts import csrc_sha256
 from .loops import H200, predicted
+from .prediction import table as suppression_on_a_gpu
 from .tables import read, stop
 
 RESULT = ROOT / "benchmarks" / "results" / "compiler" / "kernels.json"
@@ -212,6 +213,7 @@ def cells(kernel: Kernel) -> list[str]:
 
 
 def inserted(text: str, facts: dict[str, Any], kernels: Sequence[Kernel]) -> str:
+    text = tables.replace(text, "prediction", suppression_on_a_gpu, DOCS)
     return tables.replace(text, "compiler", lambda: render(facts, kernels), DOCS)
 
 

@@ -222,7 +222,8 @@ def report(
     monkeypatch.setattr(compiler, "RESULT", tmp_path / "kernels.json")
     monkeypatch.setattr(compiler, "DOCS", tmp_path / "kernels.md")
     monkeypatch.setattr(compiler, "csrc_sha256", lambda: "0" * 64)
-    compiler.DOCS.write_text("before\n<!-- compiler:begin -->\n<!-- compiler:end -->\nafter\n")
+    marks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("prediction", "compiler")]
+    compiler.DOCS.write_text(f"before\n{''.join(marks)}after\n")
 
     def run(kernels: list[Any], *arguments: str, nvcc: str = "13.0.88") -> tuple[int, list[str]]:
         monkeypatch.setattr(compiler, "measure", lambda module: (nvcc, kernels))
@@ -371,3 +372,15 @@ def test_nothing_is_wrong_with_the_kernels_here() -> None:
     nvcc, built = cubin.measure(Path(focaldet._C_cuda.__file__))
     assert nvcc.startswith(focaldet._C_cuda.cuda_version)
     assert list(part("compiler").findings(built)) == []
+
+
+def test_the_prediction_grows_with_the_boxes() -> None:
+    prediction = part("prediction")
+    one, many = prediction.suppression(1000, 1), prediction.suppression(1000, 80)
+    assert one.launches < many.launches and one.pairs == 80 * many.pairs
+    assert prediction.suppression(10_000, 1).pairs == 100 * one.pairs
+    seconds = [prediction.suppression(n, 1).seconds() for n in prediction.BOXES]
+    assert seconds == sorted(seconds)
+    rows = prediction.table().splitlines()[4:]
+    assert len(rows) == 2 * len(prediction.BOXES) + 1
+    assert "100,000 boxes | 12 | 23 MB | 19 MB |" in rows[2] and rows[2].endswith("| 1.25 GB |")
