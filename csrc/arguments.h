@@ -109,7 +109,7 @@ inline void check_nms(const Tensor& boxes, const Tensor& scores, const std::opti
 
 inline void check_nms_padded(const Tensor& boxes, const Tensor& scores,
                              const std::optional<Tensor>& labels, double iou_threshold,
-                             int64_t max_detections) {
+                             double score_threshold, int64_t max_detections) {
   FD_CHECK(boxes.dim() == 3 && boxes.size(2) == 4, "nms_padded: boxes must be [B, N, 4]");
   for (const std::optional<Tensor>& each : {std::optional<Tensor>(scores), labels}) {
     FD_CHECK(!each || (each->dim() == 2 && each->size(0) == boxes.size(0) &&
@@ -117,13 +117,15 @@ inline void check_nms_padded(const Tensor& boxes, const Tensor& scores,
              "nms_padded: scores and labels must be [B, N]");
   }
   check_iou_threshold(iou_threshold, "nms_padded");
+  FD_CHECK(score_threshold == score_threshold, "nms_padded: score_threshold must not be NaN");
   FD_CHECK(max_detections >= 0, "nms_padded: max_detections must not be negative");
 }
 
 inline void check_soft_nms(const Tensor& boxes, const Tensor& scores,
-                           const std::optional<Tensor>& idxs, double iou_threshold,
+                           const std::optional<Tensor>& idxs, double iou_threshold, double sigma,
                            double min_score) {
   check_nms(boxes, scores, idxs, iou_threshold, "soft_nms");
+  FD_CHECK(sigma > 0, "soft_nms: sigma must be positive");
   // A negative score would rise where it decays.
   FD_CHECK(min_score >= 0, "soft_nms: min_score must be at least 0");
 }

@@ -383,4 +383,4 @@ def test_the_prediction_grows_with_the_boxes() -> None:
     assert seconds == sorted(seconds)
     rows = prediction.table().splitlines()[4:]
     assert len(rows) == 2 * len(prediction.BOXES) + 1
-    assert "100,000 boxes | 12 | 23 MB | 19 MB |" in rows[2] and rows[2].endswith("| 1.25 GB |")
+    assert "100,000 boxes | 12 | 23 MB | 12 MB |" in rows[2] and rows[2].endswith("| 1.25 GB |")

@@ -10,7 +10,8 @@
 // kept within the block, one after the other. What is kept is determined by the order alone, so the
 // threads cannot change it.
 //
-// Memory: 32 bytes a candidate for the sort, then 16 and a box for the walk, and the kept boxes.
+// Memory: 32 bytes a candidate for the sort, then 16 and a box for the walk, and the index, which
+// takes some 70 bytes a kept box where many are, and several times that where they are scattered.
 #include "greedy_nms.h"
 
 #include <algorithm>
@@ -25,8 +26,6 @@
 namespace focaldet {
 namespace {
 
-constexpr int64_t kListed = 256;  // kept boxes: of more, an index is faster
-constexpr int64_t kHuge = 32768;  // a group that pays for threads of its own
 constexpr int64_t kBlock = 8192;  // of a huge group
 
 // Keys whose rising order is the falling order of scores. -0.0 is 0.0.
@@ -70,7 +69,11 @@ struct Walk {
   std::vector<int64_t>* suppressors;  // null: any will do
 
   void group(int64_t begin, int64_t end) const {
-    suppressors == nullptr ? walk<false>(begin, end) : walk<true>(begin, end);
+    if (suppressors == nullptr) {
+      walk<false>(begin, end);
+    } else {
+      walk<true>(begin, end);
+    }
   }
 
  private:
@@ -85,15 +88,15 @@ struct Walk {
   void walk(int64_t begin, int64_t end) const {
     std::vector<int64_t> listed;  // positions
     const int64_t first = with_list<kBest>(begin, end, listed);
-    if (first == end || static_cast<int64_t>(listed.size()) >= limit) return;
-    FD_CHECK(end - begin <= KeptIndex<T>::kMost, "nms: at most ", KeptIndex<T>::kMost,
-             " boxes in a group on the CPU, not ", end - begin);
-    KeptIndex<T> kept_before(threshold, end - begin, &boxes[begin], &boxes[end - 1] + 1);
-    for (const int64_t i : listed) kept_before.add(boxes[i], i);
     const int64_t left = limit - static_cast<int64_t>(listed.size());
-    end - first >= kHuge&& torch::stable::get_num_threads() > 1
-        ? in_blocks<kBest>(first, end, left, kept_before)
-        : one_by_one<kBest>(first, end, left, kept_before);
+    if (first == end || left <= 0) return;
+    KeptIndex<T, kBest> kept_before(threshold, end - begin);
+    for (const int64_t i : listed) kept_before.add(boxes[i], i);
+    if (end - first >= kHugeGroup && torch::stable::get_num_threads() > 1) {
+      in_blocks<kBest>(first, end, left, kept_before);
+    } else {
+      one_by_one<kBest>(first, end, left, kept_before);
+    }
   }
 
   // Up to the first box that it does not decide about.
@@ -115,10 +118,11 @@ struct Walk {
   }
 
   template <bool kBest>
-  void one_by_one(int64_t begin, int64_t end, int64_t left, KeptIndex<T>& kept_before) const {
+  void one_by_one(int64_t begin, int64_t end, int64_t left,
+                  KeptIndex<T, kBest>& kept_before) const {
     vectorised([&]() FD_SIMD_LAMBDA {
       for (int64_t i = begin; i < end && left > 0; ++i) {
-        if (settle(i, kept_before.template suppressor<kBest>(boxes[i]))) {
+        if (settle(i, kept_before.suppressor(boxes[i]))) {
           kept_before.add(boxes[i], i);
           --left;
         }
@@ -127,15 +131,15 @@ struct Walk {
   }
 
   template <bool kBest>
-  void in_blocks(int64_t begin, int64_t end, int64_t left, KeptIndex<T>& kept_before) const {
-    KeptIndex<T> own(threshold, kBlock, &boxes[begin], &boxes[end - 1] + 1);
+  void in_blocks(int64_t begin, int64_t end, int64_t left, KeptIndex<T, kBest>& kept_before) const {
+    KeptIndex<T, kBest> own(threshold, kBlock);
     std::vector<int64_t> found(kBlock);
     for (int64_t first = begin; first < end && left > 0; first += kBlock) {
       const int64_t last = std::min(end, first + kBlock);
       torch::stable::parallel_for(first, last, 256, [&](int64_t from, int64_t to) {
         vectorised([&]() FD_SIMD_LAMBDA {
           for (int64_t i = from; i < to; ++i) {
-            found[i - first] = kept_before.template suppressor<kBest>(boxes[i]);
+            found[i - first] = kept_before.suppressor(boxes[i]);
           }
         });
       });
@@ -143,7 +147,7 @@ struct Walk {
       vectorised([&]() FD_SIMD_LAMBDA {
         for (int64_t i = first; i < last && left > 0; ++i) {
           int64_t suppressor = found[i - first];
-          if (suppressor == kNone) suppressor = own.template suppressor<kBest>(boxes[i]);
+          if (suppressor == kNone) suppressor = own.suppressor(boxes[i]);
           if (settle(i, suppressor)) {
             own.add(boxes[i], i);
             kept_before.add(boxes[i], i);
@@ -188,8 +192,11 @@ std::vector<int64_t> greedy_nms(const NmsProblem<T>& problem, int64_t* match) {
   // A huge group has all threads, and so has an only one; the others share them by candidates.
   std::vector<int64_t> others;
   for (int64_t g = 0; g < groups; ++g) {
-    const bool alone = groups == 1 || starts[g + 1] - starts[g] >= kHuge;
-    alone ? walk.group(starts[g], starts[g + 1]) : others.push_back(g);
+    if (groups == 1 || starts[g + 1] - starts[g] >= kHugeGroup) {
+      walk.group(starts[g], starts[g + 1]);
+    } else {
+      others.push_back(g);
+    }
   }
   torch::stable::parallel_for(0, others.empty() ? 0 : n, 1024, [&](int64_t begin, int64_t end) {
     auto group = std::lower_bound(others.begin(), others.end(), begin,

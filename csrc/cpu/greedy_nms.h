@@ -9,6 +9,8 @@
 
 namespace focaldet {
 
+constexpr int64_t kHugeGroup = 32768;  // boxes that pay for threads of their own
+
 template <class T>
 struct NmsProblem {
   int64_t n;

@@ -12,6 +12,7 @@
 namespace focaldet {
 
 constexpr int64_t kNone = -1;
+constexpr int64_t kListed = 256;  // kept boxes: of more, an index is faster
 
 // Boxes in vectors of 512 bits, by coordinate; unused places hold boxes that touch nothing. Areas
 // are computed again rather than stored: memory is what the large groups lack.
@@ -36,7 +37,7 @@ struct alignas(64) BoxRow {
     y2[i] = box.y2;
   }
 
-  // The place of one that suppresses the box, kNone without: the first (kBest), or whichever.
+  // The first place whose box suppresses this one (any number, unless kBest); kNone without.
   template <bool kBest>
   FD_SIMD_INLINE int64_t suppressor(const Box<T>& other, T other_area, T threshold) const {
     int32_t any = 0;
@@ -64,13 +65,10 @@ class KeptBoxes {
   explicit KeptBoxes(T threshold) : threshold_(threshold) {}
 
   int64_t size() const { return size_; }
+  Box<T> box(int64_t i) const { return rows_[i / kSize].box(static_cast<int>(i % kSize)); }
 
-  void clear() {
-    size_ = 0;
-    rows_.clear();
-  }
-
-  // The place, in the order of keeping, of a box that suppresses this one, kNone without.
+  // The first, in the order of keeping, that suppresses this one (any number, unless kBest), kNone
+  // without.
   template <bool kBest>
   FD_SIMD_INLINE int64_t suppressor(const Box<T>& box) const {
     const T box_area = area(box);

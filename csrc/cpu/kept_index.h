@@ -16,11 +16,16 @@
 // Rounding is monotone, so if the middle begins behind a kept box's right edge, x2 < fl(x1 + c),
 // then x2 - x1 < c, and so is the rounded overlap at most c; with u half a unit in the last place
 // the rounded quotient is at most s (1 + 8u), and s = t (1 - 2^-10) is below t by more than that.
-// Areas near the smallest normal number have larger errors, and tiny thresholds no room for any:
-// then nothing is cut off. Scaling by a power of two and rounding down are exact and monotone, so
-// what overlaps shares a cell.
+// Scaling by a power of two and rounding down are monotone, so what overlaps shares a cell. Areas
+// near the smallest normal number have larger errors: off boxes of such, and with thresholds below
+// 2^-8, nothing is cut. (If only the kept box is such a one, then either its errors are still below
+// that margin, or it is so much smaller than the other that the quotient is below 2^-9.)
 //
-// Memory: a row of 16 floats for the boxes of a bucket, 4 bytes a bucket.
+// A box whose middle touches more cells of a level than there are rows goes through all rows: so
+// sizes far apart, or a small threshold, cost no more than a list would.
+//
+// Memory: 8 bytes a bucket, of which there are half as many as boxes, and rows of 256 bytes (and
+// 128 more if ranks are asked for), each of 16 floats' or 8 doubles' boxes of one bucket.
 #pragma once
 
 #include <cmath>
@@ -31,7 +36,7 @@
 
 namespace focaldet {
 
-// Positive numbers by binary exponent, and the power of two above those of an exponent.
+// The binary exponent of a number that is not negative, counted from that of the subnormal ones.
 inline int exponent(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -43,34 +48,22 @@ inline int exponent(double x) {
   return static_cast<int>(bits >> 52);
 }
 
-template <class T>
+// kBest: which box suppresses matters, the one of the lowest rank; else any will do.
+template <class T, bool kBest>
 class KeptIndex {
  public:
-  static constexpr int64_t kMost = int64_t{1} << 28;  // boxes: places are 32-bit numbers
-
-  // For as many of the boxes [first, last).
-  KeptIndex(T threshold, int64_t boxes, const Box<T>* first, const Box<T>* last)
-      : threshold_(threshold) {
-    constexpr T kInfinity = std::numeric_limits<T>::infinity();
-    T longest_side = 0, smallest_area = kInfinity;
-    for (const Box<T>* box = first; box < last; ++box) {
-      if (!can_overlap(*box)) continue;
-      longest_side = max_(longest_side, max_(box->x2 - box->x1, box->y2 - box->y1));
-      smallest_area = min_(smallest_area, area(*box));
-    }
-    const bool exact = smallest_area < std::numeric_limits<T>::min() * T(0x1p20);
-    if (!exact && threshold >= T(0x1p-20)) cut_ = min_(threshold, T(0.5)) * T(1 - 0x1p-10);
-    // Where the threshold says little about sizes, small boxes share the cells of larger ones,
-    // lest a large box look into too many.
-    if (cut_ < T(0.125)) floor_ = std::max(exponent(longest_side) - 3, 0);
+  // For about as many boxes.
+  KeptIndex(T threshold, int64_t boxes)
+      : threshold_(threshold),
+        cut_(threshold < T(0x1p-8) ? T(0) : min_(threshold, T(0.5)) * T(1 - 0x1p-10)) {
     int bits = 6;
     while ((int64_t{1} << bits) < boxes / 2) ++bits;
     shift_ = 64 - bits;
-    last_.assign(size_t{1} << bits, -1);
+    last_.assign(size_t{1} << bits, kNone);
   }
 
   void clear() {
-    std::fill(last_.begin(), last_.end(), -1);
+    std::fill(last_.begin(), last_.end(), kNone);
     std::fill(present_, present_ + kLevels, false);
     lowest_ = kLevels;
     highest_ = -1;
@@ -79,35 +72,36 @@ class KeptIndex {
     ranks_.clear();
   }
 
-  // The rank of a kept box that suppresses this one, kNone without: of the best one, or of any.
-  template <bool kBest>
+  // The rank of a kept box that suppresses this one (any number, unless kBest); kNone without.
   FD_SIMD_INLINE int64_t suppressor(const Box<T>& box) const {
     if (!can_overlap(box)) return kNone;
-    const T box_area = area(box), width = box.x2 - box.x1, height = box.y2 - box.y1;
-    const T side = max_(width, height);
-    const int first = std::max(exponent(side * cut_), lowest_);
-    const int last = std::min(std::max(exponent(side / cut_), floor_), highest_);
-    const T x1 = box.x1 + cut_ * width, x2 = max_(box.x2 - cut_ * width, x1);
-    const T y1 = box.y1 + cut_ * height, y2 = max_(box.y2 - cut_ * height, y1);
+    const Query query{box, area(box)};
+    const T cut = query.area < kTinyArea ? T(0) : cut_;
+    const T width = box.x2 - box.x1, height = box.y2 - box.y1, side = max_(width, height);
+    const int first = std::max(exponent(side * cut), lowest_);
+    const int last = std::min(exponent(side / cut), highest_);
+    const T x1 = box.x1 + cut * width, x2 = max_(box.x2 - cut * width, x1);
+    const T y1 = box.y1 + cut * height, y2 = max_(box.y2 - cut * height, y1);
     int64_t best = kNone;
     for (int level = first; level <= last; ++level) {
       if (!present_[level]) continue;
       const Cells cells(level, x1, y1, x2, y2);
+      if (cells.more_than(static_cast<int64_t>(rows_.size()))) return in_all_rows(query);
       for (int64_t y = cells.y1; y <= cells.y2; ++y) {
         for (int64_t x = cells.x1; x <= cells.x2; ++x) {
-          const int64_t found = in_bucket<kBest>(bucket(level, y, x), box, box_area);
-          if (found == kNone) continue;
-          if (!kBest) return found;
-          if (best == kNone || found < best) best = found;
+          const int64_t found = in_bucket(bucket(level, y, x), query);
+          if (found != kNone && !kBest) return found;
+          best = better(best, found);
         }
       }
     }
     return best;
   }
 
+  // Ranks rise from box to box.
   FD_SIMD_INLINE void add(const Box<T>& box, int64_t rank) {
     if (!can_overlap(box)) return;
-    const int level = std::max(exponent(max_(box.x2 - box.x1, box.y2 - box.y1)), floor_);
+    const int level = exponent(max_(box.x2 - box.x1, box.y2 - box.y1));
     present_[level] = true;
     lowest_ = std::min(lowest_, level);
     highest_ = std::max(highest_, level);
@@ -121,6 +115,12 @@ class KeptIndex {
   using Row = BoxRow<T, 1>;
   static constexpr int kSize = Row::kSize;
   static constexpr int kLevels = sizeof(T) == 4 ? 256 : 2048;
+  static constexpr T kTinyArea = std::numeric_limits<T>::min() * T(0x1p20);
+
+  struct Query {
+    const Box<T>& box;
+    T area;
+  };
 
   // The others neither suppress nor are suppressed: where a side is not positive no intersection
   // is, and where the area is infinite the quotient is 0 or NaN.
@@ -129,27 +129,36 @@ class KeptIndex {
     return (box.x1 < box.x2) & (box.y1 < box.y2) & (box_area <= std::numeric_limits<T>::max());
   }
 
-  // Coordinates are at most 2^53 times a side, so that these fit.
+  // The cells of a level from corner to corner. A coordinate is at most 2^24 times a side (2^53 in
+  // double), as the next number is a side away; and where a level's boxes are much smaller than one
+  // that is looked for, infinity and what no integer holds become the largest.
   struct Cells {
     int64_t x1, y1, x2, y2;
+
     FD_SIMD_INLINE Cells(int level, T left, T top, T right, T bottom) {
-      // Levels near infinity have one cell.
-      constexpr int kBias = kLevels / 2 - 1;
-      const T scale = level < 2 * kBias - 1 ? power_of_two_below(2 * kBias - 1 - level) : T(0);
-      x1 = static_cast<int64_t>(std::floor(left * scale));
-      y1 = static_cast<int64_t>(std::floor(top * scale));
-      x2 = static_cast<int64_t>(std::floor(right * scale));
-      y2 = static_cast<int64_t>(std::floor(bottom * scale));
+      // One over the power of two above a level's sides; near infinity a level has one cell.
+      constexpr int kBias = kLevels / 2 - 1, kLargest = 2 * kBias - 1;
+      const T scale = level < kLargest ? power_of_two(kLargest - level - kBias) : T(0);
+      x1 = cell(left * scale);
+      y1 = cell(top * scale);
+      x2 = cell(right * scale);
+      y2 = cell(bottom * scale);
     }
-    static FD_SIMD_INLINE T power_of_two_below(int biased) {
+
+    FD_SIMD_INLINE bool more_than(int64_t n) const {
+      const int64_t columns = x2 - x1 + 1, rows = y2 - y1 + 1;
+      return columns > n || rows > n || columns * rows > n;
+    }
+
+    static FD_SIMD_INLINE int64_t cell(T scaled) {
+      constexpr T kMost = T(0x1p60);
+      return static_cast<int64_t>(std::floor(min_(max_(scaled, -kMost), kMost)));
+    }
+    static FD_SIMD_INLINE T power_of_two(int n) {
       T result;
-      if constexpr (sizeof(T) == 4) {
-        const uint32_t bits = static_cast<uint32_t>(biased) << 23;
-        std::memcpy(&result, &bits, sizeof bits);
-      } else {
-        const uint64_t bits = static_cast<uint64_t>(biased) << 52;
-        std::memcpy(&result, &bits, sizeof bits);
-      }
+      std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t> bits = n + kLevels / 2 - 1;
+      bits <<= std::numeric_limits<T>::digits - 1;
+      std::memcpy(&result, &bits, sizeof bits);
       return result;
     }
   };
@@ -161,41 +170,88 @@ class KeptIndex {
     return (mixed ^ mixed >> 32) * 0xd6e8feb86659fd93u >> shift_;
   }
 
-  template <bool kBest>
-  FD_SIMD_INLINE int64_t in_bucket(size_t bucket, const Box<T>& box, T box_area) const {
+  static FD_SIMD_INLINE int64_t better(int64_t a, int64_t b) {
+    return a == kNone || (b != kNone && b < a) ? b : a;
+  }
+
+  FD_SIMD_INLINE int64_t in_row(int64_t row, const Query& query) const {
+    const int64_t i = rows_[row].template suppressor<kBest>(query.box, query.area, threshold_);
+    if constexpr (kBest) return i == kNone ? kNone : ranks_[row * kSize + i];
+    return i;
+  }
+
+  // Of a bucket's rows the earlier ones have the lower ranks.
+  FD_SIMD_INLINE int64_t in_bucket(size_t bucket, const Query& query) const {
     int64_t best = kNone;
-    for (int32_t row = last_[bucket] < 0 ? -1 : last_[bucket] / kSize; row >= 0;
-         row = previous_[row]) {
-      const int64_t i = rows_[row].template suppressor<kBest>(box, box_area, threshold_);
-      if (i == kNone) continue;
-      // Within a row ranks rise, and every row before holds better ones.
-      best = ranks_[row * kSize + i];
+    if (last_[bucket] == kNone) return kNone;
+    for (int64_t row = last_[bucket] / kSize; row != kNone; row = previous_[row]) {
+      const int64_t found = in_row(row, query);
+      if (found == kNone) continue;
+      best = found;
       if (!kBest) break;
     }
     return best;
   }
 
+  FD_SIMD_INLINE int64_t in_all_rows(const Query& query) const {
+    int64_t best = kNone;
+    for (int64_t row = 0; row < static_cast<int64_t>(rows_.size()); ++row) {
+      best = better(best, in_row(row, query));
+      if (!kBest && best != kNone) break;
+    }
+    return best;
+  }
+
   void enter(size_t bucket, const Box<T>& box, int64_t rank) {
-    int32_t place = last_[bucket] + 1;
+    int64_t place = last_[bucket] + 1;
     if (place % kSize == 0) {  // none yet, or the row is full
-      const int32_t before = place == 0 ? -1 : (place - 1) / kSize;
-      place = static_cast<int32_t>(rows_.size()) * kSize;
+      const int64_t before = place == 0 ? kNone : (place - 1) / kSize;
+      place = static_cast<int64_t>(rows_.size()) * kSize;
       rows_.emplace_back();
       previous_.push_back(before);
-      ranks_.resize(ranks_.size() + kSize);
+      if (kBest) ranks_.resize(ranks_.size() + kSize);
     }
-    rows_[place / kSize].set(place % kSize, box);
-    ranks_[place] = rank;
+    rows_[place / kSize].set(static_cast<int>(place % kSize), box);
+    if (kBest) ranks_[place] = rank;
     last_[bucket] = place;
   }
 
-  T threshold_, cut_ = 0;
-  int floor_ = 0, shift_, lowest_ = kLevels, highest_ = -1;
+  T threshold_, cut_;
+  int shift_, lowest_ = kLevels, highest_ = -1;
   bool present_[kLevels] = {};
-  std::vector<int32_t> last_;  // by bucket: the last place taken, row * kSize + lane
+  std::vector<int64_t> last_;  // by bucket: the last place taken, row * kSize + lane
   std::vector<Row> rows_;
-  std::vector<int32_t> previous_;  // by row: the one that filled up before
-  std::vector<int32_t> ranks_;
+  std::vector<int64_t> previous_;  // by row: the one of its bucket that filled up before
+  std::vector<int64_t> ranks_;     // by place
+};
+
+// A list while they are few, then an index.
+template <class T>
+class KeptGroup {
+ public:
+  explicit KeptGroup(T threshold) : threshold_(threshold), list_(threshold) {}
+
+  // Keeps the box unless a kept one suppresses it.
+  bool offer(const Box<T>& box) {
+    if (index_.empty() && list_.size() < kListed) return list_.offer(box);
+    bool keeps = false;
+    vectorised([&]() FD_SIMD_LAMBDA {
+      if (index_.empty()) {
+        index_.emplace_back(threshold_, kExpected);
+        for (int64_t i = 0; i < kListed; ++i) index_[0].add(list_.box(i), i);
+      }
+      keeps = index_[0].suppressor(box) == kNone;
+      if (keeps) index_[0].add(box, 0);
+    });
+    return keeps;
+  }
+
+ private:
+  static constexpr int64_t kExpected = 8192;  // more of them lie closer in the index
+
+  T threshold_;
+  KeptBoxes<T> list_;
+  std::vector<KeptIndex<T, false>> index_;  // one, or none yet
 };
 
 }  // namespace focaldet

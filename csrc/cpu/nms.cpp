@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor> nms_match(const Tensor& boxes, const Tensor& scores,
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       const std::optional<Tensor>& labels, double iou_threshold,
                                       double score_threshold, int64_t max_detections) {
-  check_nms_padded(boxes, scores, labels, iou_threshold, max_detections);
+  check_nms_padded(boxes, scores, labels, iou_threshold, score_threshold, max_detections);
   const int64_t images = boxes.size(0), n = boxes.size(1);
   Tensor idx = full({images, max_detections}, ScalarType::Long, boxes, -1);
   Tensor count = full({images}, ScalarType::Long, boxes, 0);
@@ -89,8 +89,11 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
         counts[image] = static_cast<int64_t>(keep.size());
       }
     };
-    // One image has the threads for itself.
-    images == 1 ? each(0, 1) : torch::stable::parallel_for(0, images, 1, each);
+    if (images == 1 || n >= kHugeGroup) {  // an image has the threads for itself
+      each(0, images);
+    } else {
+      torch::stable::parallel_for(0, images, 1, each);
+    }
   });
   return {idx, count};
 }

@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "../head_maps.h"
-#include "kept_boxes.h"
+#include "kept_index.h"
 #include "logit_scan.h"
 #include "top_candidates.h"
 
@@ -95,7 +95,7 @@ int64_t detect(std::deque<TopCandidates>::iterator best, const ImageMap<T>* delt
   const auto height = static_cast<float>(image_size[0]), width = static_cast<float>(image_size[1]);
   const int64_t levels = static_cast<int64_t>(table.levels.size());
   for (int64_t l = 0; l < levels; ++l) best[l].begin();
-  std::unordered_map<int64_t, KeptBoxes<float>> kept;  // by class
+  std::unordered_map<int64_t, KeptGroup<float>> kept;  // by class
   int64_t count = 0;
   while (count < settings.max_detections) {
     int64_t l = -1;

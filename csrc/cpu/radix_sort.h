@@ -71,8 +71,11 @@ void stable_sort_by(std::vector<int64_t>& values, const Key& key) {
     bits |= static_cast<uint64_t>(value);
   }
   // Keys that share their upper halves are told apart by the lower ones.
-  (differing | bits) >> 32 == 0 ? radix::sort<radix::Narrow>(values, differing, key)
-                                : radix::sort<radix::Wide>(values, differing, key);
+  if ((differing | bits) >> 32 == 0) {
+    radix::sort<radix::Narrow>(values, differing, key);
+  } else {
+    radix::sort<radix::Wide>(values, differing, key);
+  }
 }
 
 }  // namespace focaldet

@@ -182,7 +182,7 @@ std::vector<Pick<T>> soft_nms_by_group(const Box<T>* boxes, const T* scores, con
 std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores,
                                     const std::optional<Tensor>& idxs, double iou_threshold,
                                     double sigma, double min_score, const std::string& method) {
-  check_soft_nms(boxes, scores, idxs, iou_threshold, min_score);
+  check_soft_nms(boxes, scores, idxs, iou_threshold, sigma, min_score);
   const SoftNms kind = soft_nms_method(method);
   const std::optional<Tensor> groups = dense(idxs, ScalarType::Long);
   return dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) -> std::tuple<Tensor, Tensor> {

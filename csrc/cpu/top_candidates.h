@@ -1,4 +1,5 @@
-// The best k candidates of one level of one image, found by several threads in memory for 2 k.
+// The best k candidates of one level of one image, found by several threads in memory for 2 k,
+// or for all if these are fewer.
 //
 // Candidates come in batches. Whenever 2 k are there, a selection (linear on average) leaves the
 // best k of them and raises the bar: a score below the k-th best so far has no chance any more, and

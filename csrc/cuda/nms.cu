@@ -159,7 +159,7 @@ std::tuple<Tensor, Tensor> nms_match(const Tensor& boxes, const Tensor& scores,
 std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
                                       const std::optional<Tensor>& labels, double iou_threshold,
                                       double score_threshold, int64_t max_detections) {
-  check_nms_padded(boxes, scores, labels, iou_threshold, max_detections);
+  check_nms_padded(boxes, scores, labels, iou_threshold, score_threshold, max_detections);
   check_device(boxes, {scores, labels}, "nms_padded");
   return suppress_images(boxes, scores, dense(labels, ScalarType::Long), iou_threshold,
                          score_threshold, max_detections);

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kOrderThreads)
     const int64_t row = p.rows == nullptr ? i : p.rows[i];
     const Box<T> box = load_box(boxes, row);
     store_box(p.boxes, i, box);
-    p.scores[i] = has_nan(box) ? kNaN : scores[row];
+    p.scores[i] = has_nan(box) ? kNaN : scores[row] + T(0);  // -0.0 becomes 0.0
     p.keys[i] = kNaN;
   }
 }
@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(kOrderThreads)
 
 std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores,
                                     const std::optional<Tensor>& idxs, double iou_threshold,
-                                    double sigma, double min_score, std::string method) {
-  check_soft_nms(boxes, scores, idxs, iou_threshold, min_score);
+                                    double sigma, double min_score, const std::string& method) {
+  check_soft_nms(boxes, scores, idxs, iou_threshold, sigma, min_score);
   check_device(boxes, {scores, idxs}, "soft_nms");
   const int64_t n = boxes.size(0);
   const OnDevice device(boxes);

@@ -1,5 +1,6 @@
 // What Soft-NMS (Bodla et al. 2017) does to the score of a box that a kept one overlaps, the same
-// bits on the CPU and on CUDA: every operation is rounded on its own.
+// bits on the CPU and on CUDA, as every operation is rounded on its own; but for exp in double,
+// which is the platform's.
 #pragma once
 
 #include "box.h"

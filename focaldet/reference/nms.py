@@ -61,7 +61,7 @@ def soft_nms(
         torch.tensor(number, dtype=boxes.dtype, device=boxes.device)
         for number in (iou_threshold, sigma, min_score)
     )
-    scores = scores.clone()
+    scores = scores + 0.0  # which makes 0.0 of -0.0
     alive = valid & (scores >= least)
     keep: list[int] = []
     while alive.any():

@@ -300,6 +300,11 @@ MALFORMED: dict[str, Call] = {
     "soft_nms: too few groups": lambda: raw_soft(SCORES, GROUPS[:1]),
     "soft_nms: a negative threshold": lambda: raw_soft(SCORES, None, -0.5),
     "soft_nms: a negative score": lambda: raw_soft(SCORES, None, 0.3, 0.5, -1.0),
+    "soft_nms: a sigma of 0": lambda: raw_soft(SCORES, None, 0.3, 0.0),
+    "soft_nms: a sigma of NaN": lambda: raw_soft(SCORES, None, 0.3, NAN),
+    "nms_padded: a score threshold of NaN": lambda: RAW.nms_padded(
+        BOXES[None], SCORES[None], None, 0.5, NAN, 5
+    ),
     "soft_nms: unknown method": lambda: raw_soft(SCORES, None, 0.3, 0.5, 0.001, "naive"),
     "nms_padded: a threshold of NaN": lambda: RAW.nms_padded(
         BOXES[None], SCORES[None], None, NAN, 0.0, 5
@@ -340,7 +345,7 @@ def test_raw_operators_raise_instead_of_crashing(case: str) -> None:
     [
         case
         for case in MALFORMED
-        if case.startswith(("focal", "grid", "nms", "batched_nms", "soft_nms"))
+        if case.startswith(("focal", "grid", "nms", "batched_nms", "soft_nms", "postprocess"))
     ],
 )
 def test_raw_operators_of_cuda_raise_instead_of_crashing(case: str, simt: torch.device) -> None:

@@ -66,16 +66,28 @@ def test_a_graph_replays_with_other_boxes(grouped: bool) -> None:
 def test_streams_side_by_side() -> None:
     """Each launch has tickets and words of its own, so that none waits for another's blocks."""
     images = [batch(1, 20_000, 1) for _ in range(4)]
-    want = [reference.nms_padded(*(t[:, :2000].cpu() for t in each), 0.5) for each in images]
+    want = [nms_padded(*each, 0.5, 0.0, 20_000) for each in images]
+    few = reference.nms_padded(*(t[:, :2000].cpu() for t in images[0]), 0.5)
+    assert torch.equal(nms_padded(*(t[:, :2000] for t in images[0]), 0.5)[0].cpu(), few[0])
     streams = [torch.cuda.Stream() for _ in images]
     torch.cuda.synchronize()
     for _ in range(5):
+        got = []
         for stream, each in zip(streams, images, strict=True):
             with torch.cuda.stream(stream):
-                nms_padded(*each, 0.5)
-                got = nms_padded(*(t[:, :2000].contiguous() for t in each), 0.5)
+                got.append(nms_padded(*each, 0.5, 0.0, 20_000))
         torch.cuda.synchronize()
-        assert all(torch.equal(a.cpu(), b) for a, b in zip(got, want[-1], strict=True))
+        for mine, alone in zip(got, want, strict=True):
+            assert all(map(torch.equal, mine, alone))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_another_device_than_the_current_one() -> None:
+    given = batch()
+    want = nms_padded(*given, 0.5)
+    got = nms_padded(*(t.to("cuda:1") for t in given), 0.5)
+    assert torch.cuda.current_device() == 0 and got[0].device.index == 1
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(got, want, strict=True))
 
 
 def test_more_tiles_than_a_gpu_holds() -> None:

@@ -101,6 +101,49 @@ def test_a_limit(most: int, full_size_device: torch.device) -> None:
     assert torch.equal(idx[0].cpu(), reference.nms(boxes, scores, 0.5)[:most])
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5])
+def test_one_box_of_another_size(threshold: float) -> None:
+    """A box as large as the canvas, and one that is next to nothing, among many: the reference, and
+    the same without them (they clash with nobody at 0.1 and 0.5)."""
+    boxes, scores = FAMILIES["one size"](COUNT), torch.rand(COUNT)
+    odd = torch.tensor([[0.0, 0, 1e6, 1e6], [0, 0, 1e-20, 1e-20], [0, 0, 500, 500]])
+    with_odd = torch.cat([boxes, odd]), torch.cat([scores, torch.tensor([0.99, 0.5, 0.01])])
+    keep = nms(*with_odd, threshold)
+    assert torch.equal(keep, reference.nms(*with_odd, threshold))
+    if threshold > 0:
+        assert torch.equal(keep[keep < COUNT], nms(boxes, scores, threshold))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_groups_beside_others(dtype: torch.dtype) -> None:
+    """Two groups of more boxes than pay for threads of their own, some degenerate, among small
+    ones; against each on its own and one thread."""
+    n = 80_000
+    boxes = at(torch.rand(n, 2) * 900, spread(n, 16, 64)).to(dtype)
+    boxes[::50] = FAMILIES["degenerate"](n // 50).to(dtype)
+    scores = torch.rand(n).mul(1e4).round()
+    idxs = torch.where(torch.rand(n) < 0.05, torch.randint(9, (n,)), torch.arange(n) % 2 * 5)
+    torch.set_num_threads(2)
+    keep = batched_nms(boxes, scores, idxs, 0.5)
+    limited, count = nms_padded(boxes[None], scores[None], idxs[None], 0.5, -1.0, 9000)
+    torch.set_num_threads(1)
+    assert torch.equal(keep, batched_nms(boxes, scores, idxs, 0.5))
+    for group in idxs.unique():
+        rows = (idxs == group).nonzero().flatten()
+        alone = rows[nms(boxes[rows], scores[rows], 0.5)]
+        assert torch.equal(keep[idxs[keep] == group], alone)
+    assert count.tolist() == [9000] and torch.equal(limited[0], keep[:9000])
+
+
+def test_more_images_than_a_grid_dimension(full_size_device: torch.device) -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10]], device=full_size_device)
+    n = 70_000
+    scores = torch.rand(n, 2, device=full_size_device)
+    idx, count = nms_padded(boxes.expand(n, 2, 4), scores, None, 0.5, 0.0, 2)
+    assert torch.equal(idx[:, 0], scores.argmax(1)) and (idx[:, 1] == -1).all()
+    assert (count == 1).all()
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_threads_within_a_huge_group(sparse: bool) -> None:
     n = 40_000

@@ -1,5 +1,6 @@
 """Random small problems against the reference: as many as FOCALDET_NMS_PROBLEMS says, a million in
-a long run (half a minute). The count that was compared is printed."""
+a long run (half a minute). The count that was compared is printed. Larger
+problems are in test_nms_large.py."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -280,9 +281,11 @@ def ious_keep_away(boxes: Tensor, labels: Tensor, threshold: float, distance: fl
     return not ((pairs - threshold).abs() <= distance).any()  # NaN: both without area
 
 
-def test_torchvision(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, record_property: Callable[..., None]
+) -> None:
     """Its post-processing, with its loop over the classes: the same detections in the same order,
-    on images where no rounding decides."""
+    on images where no rounding decides. The others' share is in the report (--junit-xml)."""
     pytest.importorskip("torchvision")
     from torchvision.models.detection import RetinaNet, retinanet
     from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -316,7 +319,18 @@ def test_torchvision(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> N
         assert torch.equal(labels[image, :n], their["labels"].cpu())
         torch.testing.assert_close(scores[image, :n], their["scores"].cpu(), rtol=1e-6, atol=0)
         torch.testing.assert_close(boxes[image, :n], their["boxes"].cpu(), rtol=0, atol=1e-3)
+    record_property("excluded", f"{excluded} of {batch} images")
     assert excluded <= batch // 6
+
+
+def test_one_class_holds_everything(exact: None, device: torch.device) -> None:
+    logits, deltas = coarse_maps()
+    for level in logits:
+        of_class = torch.arange(level.shape[1]) % K == 1
+        level[:, ~of_class] = -30.0
+        level[:, of_class] += 4
+    assert check(logits, deltas, device, topk=400, max_detections=400) > 50
+    assert (run(logits, deltas, device)[2] <= 1).all()
 
 
 @pytest.mark.parametrize("topk,max_detections", [(1000, 100), (40, 1000), (40, 7)])

@@ -93,12 +93,27 @@ def test_corner_cases(case: str, method: str, device: torch.device) -> None:
     assert check_soft(b, s, device)[0].tolist() == keep
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_many_boxes_of_any_kind(method: str) -> None:
+    """Over several blocks: sizes far apart, huge, infinite, inverted and empty ones."""
+    boxes, scores, idxs = example(500)
+    boxes[::7] *= 1e20
+    boxes[1::11, 2] = INF
+    boxes[2::11] = boxes[2::11, [2, 3, 0, 1]]
+    boxes[3::11, 3] = boxes[3::11, 1]
+    boxes[4::31, 0] = -INF
+    scores[6::13] = scores[5::13][: len(scores[6::13])]
+    check_soft(boxes, scores, torch.device("cpu"), 0.3, 0.5, 1e-3, method, idxs=idxs)
+
+
 def test_without_a_least_score(device: torch.device) -> None:
     boxes, scores, _ = example(90)
     scores[::3] = 0
+    scores[1] = -0.0
     keep, new = check_soft(boxes, scores, device, 0.2, 0.5, 0.0)
     assert sorted(keep.tolist()) == list(range(90))
     assert new.tolist() == sorted(new.tolist(), reverse=True)
+    assert not new.signbit().any()
 
 
 def test_soft_nms_on_any_number_of_threads() -> None:
