@@ -135,12 +135,31 @@ inline SoftNms soft_nms_method(const std::string& name) {
                         {{"linear", SoftNms::linear}, {"gaussian", SoftNms::gaussian}});
 }
 
-// Arithmetic in double where boxes or scores are, as torch promotes: body(Tag<T>{}, dtype).
+// Arithmetic in double where one of two tensors is, as torch promotes: body(Tag<T>{}, dtype).
 template <class Body>
-auto dispatch_nms(const Tensor& boxes, const Tensor& scores, Body&& body) {
+auto in_type_of(const Tensor& a, const Tensor& b, Body&& body) {
   const bool wide =
-      compute_dtype(boxes) == ScalarType::Double || compute_dtype(scores) == ScalarType::Double;
+      compute_dtype(a) == ScalarType::Double || compute_dtype(b) == ScalarType::Double;
   return wide ? body(Tag<double>{}, ScalarType::Double) : body(Tag<float>{}, ScalarType::Float);
+}
+
+// Two tensors of boxes in the type of the arithmetic: body(Tag<T>{}, a, b). The half types are
+// widened first: the area of a 300 px box overflows float16.
+template <class Body>
+Tensor in_compute_type(const Tensor& a, const Tensor& b, Body&& body) {
+  return in_type_of(a, b, [&](auto tag, ScalarType dtype) {
+    return body(tag, dense(a, dtype), dense(b, dtype));
+  });
+}
+
+inline void check_box_iou(const Tensor& a, const Tensor& b) {
+  FD_CHECK(a.dim() == 2 && a.size(1) == 4 && b.dim() == 2 && b.size(1) == 4,
+           "box_iou: boxes must be [N, 4] and [M, 4]");
+}
+
+inline void check_pairwise(const Tensor& a, const Tensor& b, const char* op) {
+  check_boxes(a, op, "the first argument");
+  FD_CHECK(a.numel() == b.numel(), op, ": both arguments must have the same number of rows");
 }
 
 }  // namespace focaldet

@@ -1,7 +1,7 @@
 // Box arithmetic on the CPU: IoU of all pairs, encoding and decoding. One pass each; the matrix of
 // box_iou is its output, nothing else is stored.
+#include "../arguments.h"
 #include "../math/box.h"
-#include "../stable.h"
 #include "memory.h"
 #include "simd.h"
 
@@ -13,17 +13,8 @@ Box<T> row(const T* data, int64_t i) {
   return {data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]};
 }
 
-// The half types are widened first: the area of a 300 px box overflows float16.
-template <class Body>
-Tensor in_compute_type(const Tensor& a, const Tensor& b, Body&& body) {
-  const bool wide = a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
-  return wide ? body(Tag<double>{}, dense(a, ScalarType::Double), dense(b, ScalarType::Double))
-              : body(Tag<float>{}, dense(a, ScalarType::Float), dense(b, ScalarType::Float));
-}
-
 Tensor box_iou(const Tensor& a, const Tensor& b) {
-  FD_CHECK(a.dim() == 2 && a.size(1) == 4 && b.dim() == 2 && b.size(1) == 4,
-           "box_iou: boxes must be [N, 4] and [M, 4]");
+  check_box_iou(a, b);
   return in_compute_type(a, b, [](auto tag, const Tensor& a, const Tensor& b) {
     using T = typename decltype(tag)::type;
     const int64_t n = a.size(0), m = b.size(0);
@@ -50,8 +41,7 @@ Tensor box_iou(const Tensor& a, const Tensor& b) {
 // result[i] = function(a[i], b[i]), shaped like a, in the dtype of the arithmetic.
 template <class Function>
 Tensor pairwise(const Tensor& a, const Tensor& b, const char* op, Function&& function) {
-  check_boxes(a, op, "the first argument");
-  FD_CHECK(a.numel() == b.numel(), op, ": both arguments must have the same number of rows");
+  check_pairwise(a, b, op);
   return in_compute_type(a, b, [&](auto tag, const Tensor& a, const Tensor& b) {
     using T = typename decltype(tag)::type;
     const Tensor result = torch::stable::empty_like(a);

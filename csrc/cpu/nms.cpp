@@ -28,7 +28,7 @@ struct Inputs {
 template <class Body>
 void with_inputs(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& groups,
                  Body&& body) {
-  dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
+  in_type_of(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     body(Inputs<T>{dense(boxes, dtype), dense(scores, dtype), dense(groups, ScalarType::Long)});
   });

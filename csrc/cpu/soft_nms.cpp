@@ -185,7 +185,7 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores,
   check_soft_nms(boxes, scores, idxs, iou_threshold, sigma, min_score);
   const SoftNms kind = soft_nms_method(method);
   const std::optional<Tensor> groups = dense(idxs, ScalarType::Long);
-  return dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) -> std::tuple<Tensor, Tensor> {
+  return in_type_of(boxes, scores, [&](auto tag, ScalarType dtype) -> std::tuple<Tensor, Tensor> {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
     const auto picks = soft_nms_by_group<T>(

@@ -3,6 +3,7 @@
 //
 // Bytes: 4 written per pair of box_iou (8 in float64), its boxes from the caches; 48 per box of the
 // others (96). Operations: about 30 per pair, 40 per box encoded, 70 decoded.
+#include "../arguments.h"
 #include "boxes.cuh"
 
 namespace focaldet {
@@ -57,17 +58,8 @@ __global__ void __launch_bounds__(kBoxThreads)
   }
 }
 
-// The half types are widened first: the area of a 300 px box overflows float16.
-template <class Body>
-Tensor in_compute_type(const Tensor& a, const Tensor& b, Body&& body) {
-  const bool wide = a.scalar_type() == ScalarType::Double || b.scalar_type() == ScalarType::Double;
-  return wide ? body(Tag<double>{}, dense(a, ScalarType::Double), dense(b, ScalarType::Double))
-              : body(Tag<float>{}, dense(a, ScalarType::Float), dense(b, ScalarType::Float));
-}
-
 Tensor box_iou(const Tensor& a, const Tensor& b) {
-  FD_CHECK(a.dim() == 2 && a.size(1) == 4 && b.dim() == 2 && b.size(1) == 4,
-           "box_iou: boxes must be [N, 4] and [M, 4]");
+  check_box_iou(a, b);
   check_device(a, {b}, "box_iou");
   const OnDevice device(a);
   return in_compute_type(a, b, [&](auto tag, const Tensor& a, const Tensor& b) {
@@ -84,8 +76,7 @@ Tensor box_iou(const Tensor& a, const Tensor& b) {
 // result[i] = function(a[i], b[i]), shaped like a, in the dtype of the arithmetic.
 template <class Function>
 Tensor pairwise(const Tensor& a, const Tensor& b, const char* op, const Function& function) {
-  check_boxes(a, op, "the first argument");
-  FD_CHECK(a.numel() == b.numel(), op, ": both arguments must have the same number of rows");
+  check_pairwise(a, b, op);
   check_device(a, {b}, op);
   const OnDevice device(a);
   return in_compute_type(a, b, [&](auto tag, const Tensor& a, const Tensor& b) {

@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor> suppress_images(const Tensor& boxes, const Tensor& sc
   Tensor words = empty({num_words}, ScalarType::Long, boxes);
   auto* const word = reinterpret_cast<Word*>(words.mutable_data_ptr<int64_t>());
   const Grid each{blocks_for(total, kOrderThreads), kOrderThreads};
-  dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
+  in_type_of(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
     const T* const box = b.template const_data_ptr<T>();

@@ -160,7 +160,7 @@ std::tuple<Tensor, Tensor> soft_nms(const Tensor& boxes, const Tensor& scores,
   const std::optional<Tensor> groups = dense(idxs, ScalarType::Long);
   Tensor count = full({1}, ScalarType::Long, boxes, 0);
   const Grid each{blocks_for(n, kOrderThreads), kOrderThreads};
-  return dispatch_nms(boxes, scores, [&](auto tag, ScalarType dtype) {
+  return in_type_of(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
     const T* const box = b.template const_data_ptr<T>();
