@@ -21,8 +21,7 @@ import focaldet
 from . import ROOT, tables
 from .cubin import RESERVED, Kernel, capability, measure
 from .facts import csrc_sha256
-from .loops import H200, predicted
-from .prediction import table as suppression_on_a_gpu
+from .loops import H100, bound
 from .tables import read, stop
 
 RESULT = ROOT / "benchmarks" / "results" / "compiler" / "kernels.json"
@@ -162,14 +161,14 @@ def render(facts: dict[str, Any], kernels: Sequence[Kernel]) -> str:
     rows: dict[str, list[list[str]]] = {}
     for kernel in kernels:
         rows.setdefault(kernel.name, []).append(cells(kernel))
-    lines[1:1] = ["", *prediction(kernels)]
+    lines[1:1] = ["", *issue_bounds(kernels)]
     for name, by_arch in rows.items():
         merged = (c[0] if len(set(c)) == 1 else " / ".join(c) for c in zip(*by_arch, strict=True))
         lines.append(f"| `{name}` | {' | '.join(merged)} |")
     return "\n".join(lines)
 
 
-def prediction(kernels: Sequence[Kernel]) -> list[str]:
+def issue_bounds(kernels: Sequence[Kernel]) -> list[str]:
     """What the instructions of the loss on raw maps allow on a GPU of the newest architecture."""
     newest = max((kernel.arch for kernel in kernels), key=capability)
     of = {kernel.name: kernel for kernel in kernels if kernel.arch == newest and kernel.loop}
@@ -182,15 +181,15 @@ def prediction(kernels: Sequence[Kernel]) -> list[str]:
             if kernel := of.get(kind.format(dtype)):
                 lines.append(
                     f"| `{kernel.name}` | {kernel.loop} | {kernel.loop / logits:.0f} "
-                    f"| {predicted(kernel.loop):.0%} |"
+                    f"| {bound(kernel.loop):.0%} |"
                 )
     if not lines:
         return []
     return [
-        f"A prediction, for no GPU has run this: instructions in the {newest} code on the way of a "
-        f"pack of background (16 bytes of logits read, 16 of gradient written), and the share of a "
-        f"device copy's bandwidth ({H200.copy / 1e12:g} TB/s on an {H200.name}) that their issue "
-        "allows at most, at full occupancy and boost clock.",
+        f"Instructions in the {newest} code on the way of a pack of background (16 bytes of logits "
+        "read, 16 of gradient written), and the share of a device copy's bandwidth "
+        f"({H100.copy / 1e12:g} TB/s on an {H100.name}) that issuing them allows, with every "
+        "scheduler busy at boost clock.",
         "",
         "| kernel | instructions per pack | per logit | of the copy's bandwidth, at most |",
         "|---|---:|---:|---:|",
@@ -213,7 +212,6 @@ def cells(kernel: Kernel) -> list[str]:
 
 
 def inserted(text: str, facts: dict[str, Any], kernels: Sequence[Kernel]) -> str:
-    text = tables.replace(text, "prediction", suppression_on_a_gpu, DOCS)
     return tables.replace(text, "compiler", lambda: render(facts, kernels), DOCS)
 
 

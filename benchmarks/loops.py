@@ -1,4 +1,4 @@
-"""How many instructions a kernel issues for each 16 bytes that it stores, and what that predicts.
+"""How many instructions a kernel issues for each 16 bytes that it stores, and what that allows.
 
 A kernel that streams is bound by memory or by its instructions. The bytes are known; the
 instructions are those of the shortest way round a loop that stores 16 bytes, in the machine code:
@@ -29,7 +29,7 @@ class Gpu(NamedTuple):
         return self.processors * 4 * 32 * self.clock
 
 
-H200 = Gpu("H200", 132, 1.98e9, 4.3e12)
+H100 = Gpu("H100", 132, 1.98e9, 3.0e12)
 
 
 def shortest_loop(code: str) -> int:
@@ -67,7 +67,7 @@ def _way(follow: Sequence[Sequence[int]], stores: set[int], start: int, stop: in
     return 0
 
 
-def predicted(loop: int, gpu: Gpu = H200) -> float:
+def bound(loop: int, gpu: Gpu = H100) -> float:
     """The share of a copy's bandwidth that a kernel reaches at most, which reads 16 bytes and
     writes 16 each time round the loop."""
     return min(1.0, 32 / loop * gpu.instructions / gpu.copy)

@@ -129,10 +129,10 @@ def test_the_shortest_way_round_a_loop_is_found() -> None:
     assert loops.shortest_loop(LOOP.replace("@P2 BRA 0x20", "NOP")) == 0
 
 
-def test_the_prediction_is_of_instructions_or_of_memory() -> None:
+def test_the_bound_is_of_instructions_or_of_memory() -> None:
     gpu = part("loops").Gpu("G", 1, 1e9, 128e9 * 32 / 100)  # copies as 100 instructions a pack do
-    assert part("loops").predicted(50, gpu) == 1
-    assert part("loops").predicted(200, gpu) == 0.5
+    assert part("loops").bound(50, gpu) == 1
+    assert part("loops").bound(200, gpu) == 0.5
 
 
 def test_what_cuobjdump_prints_is_read() -> None:
@@ -222,8 +222,7 @@ def report(
     monkeypatch.setattr(compiler, "RESULT", tmp_path / "kernels.json")
     monkeypatch.setattr(compiler, "DOCS", tmp_path / "kernels.md")
     monkeypatch.setattr(compiler, "csrc_sha256", lambda: "0" * 64)
-    marks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in ("prediction", "compiler")]
-    compiler.DOCS.write_text(f"before\n{''.join(marks)}after\n")
+    compiler.DOCS.write_text("before\n<!-- compiler:begin -->\n<!-- compiler:end -->\nafter\n")
 
     def run(kernels: list[Any], *arguments: str, nvcc: str = "13.0.88") -> tuple[int, list[str]]:
         monkeypatch.setattr(compiler, "measure", lambda module: (nvcc, kernels))
@@ -372,15 +371,3 @@ def test_nothing_is_wrong_with_the_kernels_here() -> None:
     nvcc, built = cubin.measure(Path(focaldet._C_cuda.__file__))
     assert nvcc.startswith(focaldet._C_cuda.cuda_version)
     assert list(part("compiler").findings(built)) == []
-
-
-def test_the_prediction_grows_with_the_boxes() -> None:
-    prediction = part("prediction")
-    one, many = prediction.suppression(1000, 1), prediction.suppression(1000, 80)
-    assert one.launches < many.launches and one.pairs == 80 * many.pairs
-    assert prediction.suppression(10_000, 1).pairs == 100 * one.pairs
-    seconds = [prediction.suppression(n, 1).seconds() for n in prediction.BOXES]
-    assert seconds == sorted(seconds)
-    rows = prediction.table().splitlines()[4:]
-    assert len(rows) == 2 * len(prediction.BOXES) + 1
-    assert "100,000 boxes | 12 | 23 MB | 12 MB |" in rows[2] and rows[2].endswith("| 1.25 GB |")

@@ -9,30 +9,31 @@
 namespace focaldet {
 namespace {
 
-constexpr int kBoxThreads = 256;
+constexpr int kBoxThreads = 256, kRowsPerThread = 8;
 
-// A thread takes a pack of the matrix [n, m], whose rows may end within it.
+// A thread takes a pack of columns of the matrix [n, m], in kRowsPerThread rows.
 template <class T>
 __global__ void __launch_bounds__(kBoxThreads)
     iou_of_pairs(const T* a, int64_t n, const T* b, int64_t m, T* matrix) {
-  const int64_t total = n * m, step = thread_count() * Pack<T>::size;
-  for (int64_t first = thread_index() * Pack<T>::size; first < total; first += step) {
-    int64_t i = first / m, j = first - i * m;
-    Box<T> left = load_box(a, i);
-    T left_area = area(left);
+  constexpr int kSize = Pack<T>::size;
+  const int64_t unit = thread_index(), packs = (m + kSize - 1) / kSize;
+  const int64_t group = unit / packs, first = (unit - group * packs) * kSize;
+  Box<T> right[kSize];
+  T right_area[kSize];
+#pragma unroll
+  for (int k = 0; k < kSize; ++k) {
+    right[k] = load_box(b, first + k < m ? first + k : first);
+    right_area[k] = area(right[k]);
+  }
+  const int64_t begin = group * kRowsPerThread;
+  const int64_t end = begin + kRowsPerThread < n ? begin + kRowsPerThread : n;
+  for (int64_t i = begin; i < end; ++i) {
+    const Box<T> left = load_box(a, i);
+    const T left_area = area(left);
     Pack<T> pack;
 #pragma unroll
-    for (int k = 0; k < Pack<T>::size; ++k) {
-      const Box<T> right = load_box(b, j);
-      pack.items[k] = iou(left, left_area, right, area(right));
-      if (++j == m) {
-        j = 0;
-        if (++i == n) break;
-        left = load_box(a, i);
-        left_area = area(left);
-      }
-    }
-    store(matrix, first, total, pack);
+    for (int k = 0; k < kSize; ++k) pack.items[k] = iou(left, left_area, right[k], right_area[k]);
+    store(matrix + i * m, first, m, pack);
   }
 }
 
@@ -66,7 +67,9 @@ Tensor box_iou(const Tensor& a, const Tensor& b) {
     using T = typename decltype(tag)::type;
     const int64_t n = a.size(0), m = b.size(0);
     Tensor matrix = empty({n, m}, a.scalar_type(), a);
-    device.launch({blocks_for(n * m, kBoxThreads * Pack<T>::size), kBoxThreads}, iou_of_pairs<T>,
+    const int64_t packs = (m + Pack<T>::size - 1) / Pack<T>::size;
+    const int64_t units = packs * ((n + kRowsPerThread - 1) / kRowsPerThread);
+    device.launch({blocks_for(units, kBoxThreads), kBoxThreads}, iou_of_pairs<T>,
                   a.template const_data_ptr<T>(), n, b.template const_data_ptr<T>(), m,
                   matrix.template mutable_data_ptr<T>());
     return matrix;

@@ -6,7 +6,7 @@
 // mostly from the cache, and no division.
 // Bytes, with S the size of the logits: loss and gradient 2 S, the sum S, the sum with its gradient
 // 2 S; 8 per row for labels, or S for dense targets, and S for an elementwise incoming gradient.
-// Operations: about 60 per element for gamma 2, without a division (docs/kernels.md). Sums go pack
+// Operations: about 45 per element for gamma 2, without a division (docs/kernels.md). Sums go pack
 // by pack through double, in an order that depends on the shape alone: the same bits on every run
 // and every GPU. A sum takes two launches, everything else one.
 #include <type_traits>
@@ -43,12 +43,23 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
                                             FocalTerm<compute_t<T>> (&terms)[Pack<T>::size]) {
   using C = compute_t<T>;
   constexpr int kSize = Pack<T>::size;
+  const bool no_tables = p.class_alpha == nullptr && p.class_weight == nullptr;
   const Pack<T> inputs = load(p.inputs, first, p.total);
+  const HardWeights<C> weights(p.alpha);
   C targets[kSize];
   unsigned counted = ~0u;
   if (kHard || p.labels != nullptr) {
     const PackLabels<kSize> labels(place, p.rows, p.classes,
                                    [&](int64_t row) { return p.labels[row]; });
+    // Nearly all packs are background, with one weight that silences nothing.
+    if (kHard && labels.plain() && no_tables && weights.negative != C(0)) {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(0), power);
+        terms[i] = {weights.negative * term.loss, weights.negative * term.grad};
+      }
+      return;
+    }
     counted = labels.counted;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) targets[i] = C(has(labels.hot, i));
@@ -57,7 +68,6 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
 #pragma unroll
     for (int i = 0; i < kSize; ++i) targets[i] = static_cast<C>(values.items[i]);
   }
-  const HardWeights<C> weights(p.alpha);
 #pragma unroll
   for (int i = 0; i < kSize; ++i) {
     C& t = targets[i];
@@ -68,7 +78,7 @@ __device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Powe
     if (p.class_alpha != nullptr) weight = C(1);  // below
     terms[i] = has(counted, i) ? weigh(weight, both) : FocalTerm<C>{C(0), C(0)};
   }
-  if (p.class_alpha != nullptr || p.class_weight != nullptr) {
+  if (!no_tables) {
     int64_t k = place.column;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
@@ -129,7 +139,8 @@ __global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
     C pack_sum = 0;
 #pragma unroll
     for (int i = 0; i < Pack<T>::size; ++i) {
-      if (first + i < p.total) pack_sum += terms[i].loss;
+      // Beyond the end no row has a label, but values are read as 0.
+      if (kHard || first + i < p.total) pack_sum += terms[i].loss;
     }
     sum += static_cast<double>(pack_sum);
     if (kGradient) {

@@ -8,9 +8,9 @@
 namespace focaldet {
 
 constexpr int kFocalThreads = 256;
-// At least: room for 64 registers, 80 for the packs of 8, 128 where a number takes two.
+// At least: room for 64 registers, 128 where a number takes two.
 template <class T>
-constexpr int kFocalBlocksPerProcessor = sizeof(T) == 8 ? 2 : (sizeof(T) == 2 ? 3 : 4);
+constexpr int kFocalBlocksPerProcessor = sizeof(T) == 8 ? 2 : 4;
 
 template <class Index>
 struct Place {
@@ -37,7 +37,7 @@ __device__ __forceinline__ void for_each_pack(Index first, Index stride, Index e
 }
 
 // What the labels say about a pack of kSize elements, bit by element. Found before the arithmetic,
-// which then has no branches: as a rule a pack lies in one row, and the loop runs once.
+// which then has no branches. As a rule a pack lies in one row.
 template <int kSize>
 struct PackLabels {
   unsigned hot = 0;      // the class of its row
@@ -52,6 +52,12 @@ struct PackLabels {
   __device__ __forceinline__ PackLabels(const Place<Index>& place, Index rows, Index classes,
                                         LabelOf&& label_of) {
     Index row = place.row, start = -place.column;  // positions relative to the pack
+    if (place.column + kSize <= classes && row < rows) {
+      const Index label = label_of(row), position = start + label;
+      counted = label >= -1 && label < classes ? ~0u : 0u;
+      hot = label >= 0 && position >= 0 && position < kSize ? 1u << position : 0u;
+      return;
+    }
     for (; start < kSize && row < rows; ++row, start += classes) {
       const Index label = label_of(row);
       if (label < -1 || label >= classes) continue;
@@ -78,5 +84,22 @@ struct HardWeights {
         positive(focal_weight(FocalForm::focal, C(1), alpha)) {}
   __device__ __forceinline__ C of(bool hot) const { return hot ? positive : negative; }
 };
+
+// A pack of background, as nearly all are, but for elements that are not counted: returns the loss,
+// and sets the gradient times `slope`. What kernels spend their time in.
+template <class T, class Power, class Counted>
+__device__ __forceinline__ compute_t<T> background_pack(const Pack<T>& inputs, const Power& power,
+                                                        compute_t<T> slope, Counted&& counted,
+                                                        Pack<T>& gradient) {
+  using C = compute_t<T>;
+  C loss = 0;
+#pragma unroll
+  for (int i = 0; i < Pack<T>::size; ++i) {
+    const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(0), power);
+    loss += counted(i) ? term.loss : C(0);
+    gradient.items[i] = static_cast<T>(counted(i) ? term.grad * slope : C(0));
+  }
+  return loss;
+}
 
 }  // namespace focaldet

@@ -33,29 +33,17 @@ struct FocalBalance {
   const C* class_alpha;
 };
 
-// One pack of logits: writes the gradient times `factor` and returns the loss. hot(i) and
-// counted(i) speak of its elements, as does alpha_of(i) where there is a table. Nearly all packs
-// are `plain`, nothing but background: one weight for all, and no choices.
-template <class T, class Power, bool kGradient, class Hot, class Counted, class AlphaOf>
-__device__ __forceinline__ compute_t<T> hard_pack(const Pack<T>& inputs, const Power& power,
-                                                  const FocalBalance<compute_t<T>>& balance,
-                                                  compute_t<T> factor, bool plain, Hot&& hot,
-                                                  Counted&& counted, AlphaOf&& alpha_of,
-                                                  Pack<T>& gradient) {
+// The loss of one pack of any kind, with its gradient times `factor`. hot(i) and counted(i) speak
+// of its elements, as does alpha_of(i) where there is a table.
+template <class T, class Power, class Hot, class Counted, class AlphaOf>
+__device__ __forceinline__ compute_t<T> mixed_pack(const Pack<T>& inputs, const Power& power,
+                                                   const FocalBalance<compute_t<T>>& balance,
+                                                   compute_t<T> factor, Hot&& hot,
+                                                   Counted&& counted, AlphaOf&& alpha_of,
+                                                   Pack<T>& gradient) {
   using C = compute_t<T>;
   const HardWeights<C> common(balance.alpha);
   C loss = 0;
-  // A weight of 0 would not silence infinite losses here.
-  if (plain && balance.class_alpha == nullptr && common.negative != C(0)) {
-    const C slope = common.negative * factor;
-#pragma unroll
-    for (int i = 0; i < Pack<T>::size; ++i) {
-      const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(0), power);
-      loss += term.loss;
-      if (kGradient) gradient.items[i] = static_cast<T>(term.grad * slope);
-    }
-    return loss * common.negative;
-  }
 #pragma unroll
   for (int i = 0; i < Pack<T>::size; ++i) {
     const HardWeights<C> weights =
@@ -63,9 +51,16 @@ __device__ __forceinline__ compute_t<T> hard_pack(const Pack<T>& inputs, const P
     const C weight = counted(i) ? weights.of(hot(i)) : C(0);
     const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(hot(i)), power);
     loss += weigh(weight, term.loss);
-    if (kGradient) gradient.items[i] = static_cast<T>(weigh(weight * factor, term.grad));
+    gradient.items[i] = static_cast<T>(weigh(weight * factor, term.grad));
   }
   return loss;
+}
+
+// The weight of background, where it is one number that factors out; else 0. (As a weight, 0 would
+// not silence infinite losses.)
+template <class C>
+__device__ __forceinline__ C background_weight(const FocalBalance<C>& balance) {
+  return balance.class_alpha != nullptr ? C(0) : HardWeights<C>(balance.alpha).negative;
 }
 
 template <class T, class Power, bool kGradient>
@@ -88,6 +83,7 @@ __device__ __forceinline__ double packed_focal(const Maps<T>& maps, const MapBlo
   const int rows = static_cast<int>(all_rows - begin_row < kMost ? all_rows - begin_row : kMost);
   const int column = static_cast<int>(begin - begin_row * classes);
   const int own = static_cast<int>(threadIdx.x) * kSize;
+  const C background = background_weight(balance);
   double sum = 0;
   for_each_pack(
       own, kStride, n, classes, Place(column + own, classes),
@@ -100,9 +96,13 @@ __device__ __forceinline__ double packed_focal(const Maps<T>& maps, const MapBlo
           return balance.class_alpha[k];
         };
         Pack<T> gradient;
-        const C loss = hard_pack<T, Power, kGradient>(
-            inputs, power, balance, factor, said.plain(), [&](int i) { return has(said.hot, i); },
-            [&](int i) { return has(said.counted, i); }, alpha_of, gradient);
+        const auto all = [](int) { return true; };
+        const C loss =
+            said.plain() && background != C(0)
+                ? background * background_pack(inputs, power, background * factor, all, gradient)
+                : mixed_pack(
+                      inputs, power, balance, factor, [&](int i) { return has(said.hot, i); },
+                      [&](int i) { return has(said.counted, i); }, alpha_of, gradient);
         sum += static_cast<double>(loss);
         if (kGradient) store(out, first, n, gradient);
       });
@@ -122,30 +122,54 @@ __device__ __forceinline__ double planar_focal(const Maps<T>& maps, const MapBlo
   const int64_t unit = at.block * kFocalThreads + threadIdx.x;
   const int64_t chunk_of_cell = unit / packs, first = (unit - chunk_of_cell * packs) * kSize;
   const int64_t cell = chunk_of_cell / chunks;
-  if (cell >= maps.cells) return 0;
-  const int n = static_cast<int>(positions - first < kSize ? positions - first : kSize);
+  const bool inside = cell < maps.cells;
+  const int n =
+      inside ? static_cast<int>(positions - first < kSize ? positions - first : kSize) : 0;
 
   labels += cell * positions + first;
-  int32_t label[kSize];
+  // Bits by position, for registers are what limits how many threads there can be.
+  unsigned counted_bits = 0, background_bits = 0;
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) label[i] = i < n ? labels[i] : kBetween;
-  bool plain = true;
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) plain = plain && label[i] == kBackground;
+  for (int i = 0; i < kSize; ++i) {
+    const int32_t label = i < n ? labels[i] : kBetween;
+    if (label >= kBackground) counted_bits |= 1u << i;
+    if (label == kBackground) background_bits |= 1u << i;
+  }
+  const bool foreground = counted_bits != background_bits;
+  // Ignored anchors lie strewn among the others. A warp that met packs with and without them would
+  // go through the arithmetic twice: all of it takes the kind that looks.
+  const bool plain = __all_sync(kAllLanes, background_bits == (1u << kSize) - 1 || !inside);
+  if (!inside) return 0;
+  const C background = background_weight(balance), slope = background * factor;
   int k = static_cast<int>(chunk_of_cell - cell * chunks) * kPacksPerThread;
   const int left = static_cast<int>(maps.channels) - k;
   const int k_end = k + (left < kPacksPerThread ? left : kPacksPerThread);
   const int64_t start = ((at.image * maps.cells + cell) * maps.channels + k) * positions + first;
   const T* in = level.in + start;
   T* out = kGradient ? level.out + start : nullptr;
+  const auto all = [](int) { return true; };
+  const auto counted = [&](int i) { return has(counted_bits, i); };
   double sum = 0;
   for (; k < k_end; ++k, in += positions) {
     const Pack<T> inputs = load(in, 0, n);
+    unsigned hot_bits = 0;
+    if (foreground) {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        if (i < n && labels[i] == k) hot_bits |= 1u << i;
+      }
+    }
     Pack<T> gradient;
-    const C loss = hard_pack<T, Power, kGradient>(
-        inputs, power, balance, factor, plain, [&](int i) { return label[i] == k; },
-        [&](int i) { return label[i] >= kBackground; }, [&](int) { return balance.class_alpha[k]; },
-        gradient);
+    C loss;
+    if (hot_bits != 0 || background == C(0)) {
+      loss = mixed_pack(
+          inputs, power, balance, factor, [&](int i) { return has(hot_bits, i); }, counted,
+          [&](int) { return balance.class_alpha[k]; }, gradient);
+    } else if (plain) {
+      loss = background * background_pack(inputs, power, slope, all, gradient);
+    } else {
+      loss = background * background_pack(inputs, power, slope, counted, gradient);
+    }
     sum += static_cast<double>(loss);
     if (kGradient) {
       store(out, 0, n, gradient);

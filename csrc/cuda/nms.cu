@@ -4,8 +4,8 @@
 //
 //   1. Candidates are put in order, by image, group, falling score and row (nms_order.cuh).
 //   2. A chain of tiles finds who of them is kept (nms_tiles.cuh).
-//   3. compact_kept lists them by image and falling score, as far as the output is long: a block
-//      per image walks over flags, 16 to a thread.
+//   3. compact_kept lists them by image and falling score, as far as the output is long: blocks
+//      count flags, 16 to a thread, and look back at the counts of those before them.
 // Launches: 4 and a stable sort; with groups one more of each.
 //
 // Bytes per candidate: 8 for step 3, and those of the other steps. About 90 bytes of memory are in
@@ -17,52 +17,70 @@
 namespace focaldet {
 namespace {
 
-constexpr int kCompactThreads = 1024;
+constexpr int kCompactThreads = 64;
+constexpr int64_t kChunk = kCompactThreads * Pack<uint8_t>::size;
 
-// Rows by rank, of those that are kept, padded with -1. `kept` has a byte per rank, `stride` to an
-// image.
+// Rows by rank, of those that are kept, at most `limit` of an image. `kept` has a byte per rank,
+// `stride` to an image. A block for each chunk of ranks tells how many it keeps and adds up what
+// those before it have told; words: of the chunks, and a last one for the tickets.
 __global__ void __launch_bounds__(kCompactThreads)
-    compact_kept(const uint8_t* kept, int64_t stride, const int64_t* rows, int64_t n, int64_t limit,
-                 int64_t* out, int64_t* counts) {
+    compact_kept(const uint8_t* kept, int64_t stride, const int64_t* rows, int64_t n,
+                 int64_t images, int64_t limit, Word* words, int64_t* out, int64_t* counts) {
   constexpr int kWarps = kCompactThreads / kWarp, kFlags = Pack<uint8_t>::size;
-  FD_SHARED(int, warp_counts, 2 * kWarps);  // of this round and of the last, which some still read
-  const int64_t image = blockIdx.x;
-  kept += image * stride;
-  rows += image * n;
-  out += image * limit;
+  FD_SHARED(int, warp_counts, kWarps);
+  FD_SHARED(Word, shared_ticket, 1);
+  FD_SHARED(Word, kept_before, 1);
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
-  int64_t count = 0;  // the same in every thread
-  int round = 0;
-  for (int64_t first = 0; first < n && count < limit; first += kCompactThreads * kFlags) {
-    int* const of_round = warp_counts + round++ % 2 * kWarps;
-    const int64_t rank = first + thread * kFlags;
-    const Pack<uint8_t> flags = load(kept, rank, n);
-    int own = 0;
-#pragma unroll
-    for (int i = 0; i < kFlags; ++i) own += flags.items[i];
-    int up_to_here = own;  // in the warp
-#pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const int before = __shfl_up_sync(kAllLanes, up_to_here, offset);
-      if (lane >= offset) up_to_here += before;
-    }
-    if (lane == kWarp - 1) of_round[warp] = up_to_here;
-    __syncthreads();
-    int64_t slot = count + up_to_here - own;
-    for (int w = 0; w < kWarps; ++w) {
-      if (w < warp) slot += of_round[w];
-      count += of_round[w];
-    }
-#pragma unroll
-    for (int i = 0; i < kFlags; ++i) {
-      if (flags.items[i] == 0) continue;
-      if (slot < limit) out[slot] = rows[rank + i];
-      ++slot;
-    }
+  const int64_t chunks = (n + kChunk - 1) / kChunk;
+  if (thread == 0) {
+    shared_ticket[0] = atomicAdd(words + images * chunks, 1);
+    kept_before[0] = 0;
   }
-  if (count > limit) count = limit;
-  for (int64_t i = count + thread; i < limit; i += kCompactThreads) out[i] = -1;
-  if (thread == 0) counts[image] = count;
+  __syncthreads();
+  const auto ticket = static_cast<int64_t>(shared_ticket[0]);
+  const int64_t image = ticket % images, chunk = ticket / images;
+  words += image * chunks;
+
+  const int64_t rank = chunk * kChunk + thread * kFlags;
+  const Pack<uint8_t> flags = load(kept + image * stride, rank, n);
+  int own = 0;
+#pragma unroll
+  for (int i = 0; i < kFlags; ++i) own += flags.items[i];
+  int up_to_here = own;  // in the warp
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const int before = __shfl_up_sync(kAllLanes, up_to_here, offset);
+    if (lane >= offset) up_to_here += before;
+  }
+  if (lane == kWarp - 1) warp_counts[warp] = up_to_here;
+  __syncthreads();
+  int count = 0, slot_in_chunk = up_to_here - own;
+  for (int w = 0; w < kWarps; ++w) {
+    if (w < warp) slot_in_chunk += warp_counts[w];
+    count += warp_counts[w];
+  }
+  if (thread == 0) atomicExch(words + chunk, kSettled | static_cast<Word>(count));
+  for (int64_t before = thread; before < chunk; before += kCompactThreads) {
+    Word word = peek(words + before);
+    while (word == 0) {
+      __nanosleep(100);
+      word = peek(words + before);
+    }
+    atomicAdd(kept_before, word - kSettled);
+  }
+  __syncthreads();
+  const auto first_slot = static_cast<int64_t>(kept_before[0]);
+
+  int64_t slot = first_slot + slot_in_chunk;
+#pragma unroll
+  for (int i = 0; i < kFlags; ++i) {
+    if (flags.items[i] == 0) continue;
+    if (slot < limit) out[image * limit + slot] = rows[image * n + rank + i];
+    ++slot;
+  }
+  if (thread == 0 && chunk + 1 == chunks) {
+    counts[image] = first_slot + count < limit ? first_slot + count : limit;
+  }
 }
 
 }  // namespace
@@ -73,8 +91,14 @@ std::tuple<Tensor, Tensor> suppress_images(const Tensor& boxes, const Tensor& sc
                                            std::optional<double> score_threshold, int64_t limit,
                                            const std::optional<Tensor>& match) {
   const int64_t images = scores.size(0), n = scores.size(1), total = images * n;
-  const int64_t tiles = tiles_of(n), num_words = images * tiles * kTileWords + 1;
+  const int64_t tiles = tiles_of(n), chunks = (n + kChunk - 1) / kChunk;
+  const int64_t tile_words = images * tiles * kTileWords + 1;
+  const int64_t num_words = tile_words + images * chunks + 1;
   const OnDevice device(boxes);
+  if (total == 0) {
+    return {full({images, limit}, ScalarType::Long, boxes, -1),
+            full({images}, ScalarType::Long, boxes, 0)};
+  }
   Tensor out = empty({images, limit}, ScalarType::Long, boxes);
   Tensor counts = empty({images}, ScalarType::Long, boxes);
   Tensor kept = empty({images, tiles * kTile}, ScalarType::Byte, boxes);
@@ -89,7 +113,8 @@ std::tuple<Tensor, Tensor> suppress_images(const Tensor& boxes, const Tensor& sc
     device.launch(each, sort_keys<T>, box, s.template const_data_ptr<T>(), total,
                   !score_threshold.has_value(),
                   static_cast<T>(rounded_as(scores, score_threshold.value_or(0))),
-                  keys.template mutable_data_ptr<T>(), word, num_words);
+                  keys.template mutable_data_ptr<T>(), word, num_words,
+                  out.mutable_data_ptr<int64_t>(), images * limit);
     const auto [sorted_keys, rows] = stable_sort(keys);
     Order<T> order{n, sorted_keys.template const_data_ptr<T>(),
                    rows.template const_data_ptr<int64_t>(), nullptr, nullptr};
@@ -114,9 +139,9 @@ std::tuple<Tensor, Tensor> suppress_images(const Tensor& boxes, const Tensor& sc
                                      kept.mutable_data_ptr<uint8_t>(),
                                      match ? match->mutable_data_ptr<int64_t>() : nullptr};
     device.launch({images * tiles, kTile}, suppress_tiles<T>, suppression);
-    device.launch({images, kCompactThreads}, compact_kept, kept.const_data_ptr<uint8_t>(),
-                  tiles * kTile, order.rows, n, limit, out.mutable_data_ptr<int64_t>(),
-                  counts.mutable_data_ptr<int64_t>());
+    device.launch({images * chunks, kCompactThreads}, compact_kept, kept.const_data_ptr<uint8_t>(),
+                  tiles * kTile, order.rows, n, images, limit, word + tile_words,
+                  out.mutable_data_ptr<int64_t>(), counts.mutable_data_ptr<int64_t>());
   });
   return {out, counts};
 }

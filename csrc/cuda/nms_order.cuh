@@ -28,11 +28,12 @@ __device__ __forceinline__ Box<T> no_box() {
 
 // Negated scores, so that an ascending stable sort gives falling scores and ties by row, and NaN,
 // which sorts last, for what is no candidate. The difference from 0 makes -0.0 equal to 0.0 and the
-// quiet NaN is the positive one: right for sorts by bit pattern, too. Clears the words on the way.
+// quiet NaN is the positive one: right for sorts by bit pattern, too. On the way it clears the
+// words and fills `out` with -1.
 template <class T>
 __global__ void __launch_bounds__(kOrderThreads)
     sort_keys(const T* boxes, const T* scores, int64_t n, bool all_scores, T threshold, T* keys,
-              Word* words, int64_t num_words) {
+              Word* words, int64_t num_words, int64_t* out, int64_t num_out) {
   for (int64_t i = thread_index(); i < n; i += thread_count()) {
     const T score = scores[i];
     const bool candidate =
@@ -40,6 +41,7 @@ __global__ void __launch_bounds__(kOrderThreads)
     keys[i] = candidate ? T(0) - score : std::numeric_limits<T>::quiet_NaN();
   }
   for (int64_t i = thread_index(); i < num_words; i += thread_count()) words[i] = 0;
+  for (int64_t i = thread_index(); i < num_out; i += thread_count()) out[i] = -1;
 }
 
 // Of what is no candidate, the last id there is: candidates of that group come before it, too,

@@ -80,15 +80,16 @@ __device__ __forceinline__ KeyRange narrowed(const KeyRange& range, const unsign
 
 // Ascending order, by the whole block, in shared or global memory: a bitonic network whose merges
 // begin with a reflection, so that smaller keys only ever move forward and any n will do without
-// padding. n log2(n)^2 / 4 comparisons; barriers stand at both ends.
-__device__ __forceinline__ void block_sort(uint64_t* keys, int64_t n) {
+// padding. n log2(n)^2 / 4 comparisons; barriers stand at both ends. n is at most 2^30.
+__device__ __forceinline__ void block_sort(uint64_t* keys, unsigned n) {
   __syncthreads();
-  for (int64_t half = 1; half < n; half *= 2) {
-    for (int64_t stride = half; stride > 0; stride /= 2) {
-      const int64_t pairs = (n + 2 * stride - 1) / (2 * stride) * stride;
-      for (int64_t pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
-        const int64_t within = pair & (stride - 1), i = 2 * pair - within;
-        const int64_t j = stride == half ? i + 2 * (half - within) - 1 : i + stride;
+  for (unsigned merge = 0; 1u << merge < n; ++merge) {
+    for (unsigned level = merge + 1; level-- > 0;) {
+      const unsigned stride = 1u << level;
+      const unsigned pairs = ((n + 2 * stride - 1) >> (level + 1)) << level;
+      for (unsigned pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
+        const unsigned within = pair & (stride - 1), i = 2 * pair - within;
+        const unsigned j = level == merge ? i + 2 * (stride - within) - 1 : i + stride;
         if (j >= n) continue;
         const uint64_t a = keys[i], b = keys[j];
         if (b < a) {

@@ -2,9 +2,12 @@
 //
 // The float versions are branch-free and use explicit fma only (build with -ffp-contract=off and
 // -fmad=false), so that each of them gives the same bits wherever it runs, and compilers vectorise
-// them. The double versions call the platform's library: float64 exists for checking gradients.
+// them; but for the two in which a GPU asks its own units, for losses alone: what decides about
+// detections has the same bits everywhere. The double versions call the platform's library: float64
+// exists for checking gradients.
 //
-// Errors are measured over every float by tests/ops/test_special.py.
+// Errors are measured over every float by tests/ops/test_special.py, and on a GPU, of the losses,
+// by tests/ops/test_focal_cuda.py.
 #pragma once
 
 #include <cmath>
@@ -75,12 +78,23 @@ FD_HD float exp_(float x) {
 }
 FD_HD double exp_(double x) { return std::exp(x); }
 
-// e^-|x|, the same bits as exp_. It cannot overflow: 2^(n + 64) goes straight into the exponent,
-// and the rest is a constant.
+// e^-|x|. It cannot overflow: 2^(n + 64) goes straight into the exponent, and the rest is a
+// constant. The same bits as exp_, but on a GPU, whose unit for 2^x (2 ulp) takes the place of the
+// polynomial: what the product x log2 e rounds away is put back. Subnormal results are 0 there. It
+// is a third of the instructions of a focal loss, and those bound it (benchmarks/loops.py).
 FD_HD float exp_minus_abs(float x) {
   const float magnitude = std::fabs(x);
-  const Scaled e = exp_scaled(magnitude > 105.0f ? -105.0f : -magnitude);
+  const float z = magnitude > 105.0f ? -105.0f : -magnitude;  // NaN stays
+#ifdef __CUDA_ARCH__
+  const float exponent = z * 0x1.715476p+0f;
+  const float lost = std::fma(z, 0x1.4ae0cp-26f, std::fma(z, 0x1.715476p+0f, -exponent));
+  float e;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(exponent));
+  return std::fma(e, lost * 0x1.62e430p-1f, e);
+#else
+  const Scaled e = exp_scaled(z);
   return e.y * power_of_two(e.n + 64) * 0x1p-64f;
+#endif
 }
 FD_HD double exp_minus_abs(double x) { return std::exp(-std::fabs(x)); }
 
@@ -114,18 +128,13 @@ FD_HD float sigmoid(float x) {
 }
 FD_HD double sigmoid(double x) { return 1.0 / (1.0 + exp_(-x)); }
 
-// 1 / y for y in [1, 2] without a division, at most 1 ulp: a quadratic (minimax fit) and two steps
-// of Newton's, of which each squares the error.
-FD_HD float reciprocal_by_fma(float y) {
-  float r = std::fma(y, std::fma(y, 0.32322705f, -1.4545294f), 2.1212006f);
-  r = std::fma(std::fma(-y, r, 1.0f), r, r);
-  return std::fma(std::fma(-y, r, 1.0f), r, r);
-}
-
-// A GPU divides in about 9 instructions and a branch, a CPU beside its other work.
+// 1 / y for y in [1, 2], at most 1 ulp. A GPU divides in about 9 instructions and a branch, or asks
+// its unit for it; a CPU divides beside its other work.
 FD_HD float reciprocal_unit(float y) {
 #ifdef __CUDA_ARCH__
-  return reciprocal_by_fma(y);
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(y));
+  return r;
 #else
   return 1.0f / y;
 #endif

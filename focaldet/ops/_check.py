@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import _C_cuda
+
 CHECK_CUDA_VALUES = os.environ.get("FOCALDET_CHECK", "") == "1"
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -49,7 +51,7 @@ def tensor(
 
 
 def same_device(op: str, **tensors: Tensor | None) -> None:
-    """All on one device, and one for which the operator was built."""
+    """All on one device, and one for which the operators were built."""
     present = {name: value for name, value in tensors.items() if value is not None}
     first, *others = present
     device = present[first].device
@@ -59,15 +61,10 @@ def same_device(op: str, **tensors: Tensor | None) -> None:
                 f"{op}: expected {first} and {name} on one device, "
                 f"got {device} and {present[name].device}"
             )
-    if device.type == "cuda" and not _has_cuda_kernel(op):
+    if device.type == "cuda" and _C_cuda is None:
         raise ValueError(
             f"{op}: this focaldet was built without CUDA; reinstall it with FOCALDET_CUDA=1"
         )
-
-
-def _has_cuda_kernel(op: str) -> bool:
-    name = f"focaldet::{op}"
-    return torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
 
 
 def number(

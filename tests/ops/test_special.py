@@ -19,7 +19,6 @@ CLAIMED = {
     "exp_minus_abs": 1.0,
     "sigmoid": 2.0,
     "log1p_unit": 1.5,
-    "reciprocal_by_fma": 1.0,
 }
 MONOTONE = ("exp", "sigmoid")
 

@@ -100,9 +100,9 @@ def test_images_with_different_numbers_of_candidates(
     assert torch.equal(idx, want_idx) and torch.equal(count, want_count)
 
 
-def test_a_long_list_is_compacted_in_rounds(simt: torch.device) -> None:
-    """Of 16,384 ranks each."""
-    n = 16384 + 300
+def test_a_long_list_is_compacted_in_chunks(simt: torch.device) -> None:
+    """Of 1,024 ranks each: a block adds up the counts of more of them than it has lanes."""
+    n = 36 * 1024 + 300
     boxes, scores = random_boxes(n).view(1, n, 4), torch.randperm(n).view(1, n).float()
     groups = torch.arange(n).view(1, n)
     idx, count = ops.nms_padded(boxes, scores, groups, 0.5, -1.0, n + 5)
