@@ -1,16 +1,23 @@
-"""Times the operators and the model against their reference twins and torchvision."""
+"""Times the operators and the model against their reference twins and other packages."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
-OPS = ("focal_loss", "anchors", "match", "nms", "boxes", "retinanet_loss", "postprocess", "model")
-DTYPES = ("float32", "bfloat16", "float16")
+from . import heap
+from .ops import NAMES as OPS
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+OURS = ("focaldet", "reference", "torch.compile")
+CACHES = {"warm": ("warm",), "cold": ("cold",), "both": ("warm", "cold")}
+HEAPS = {"kept": ("kept",), "default": ("default",), "both": ("kept", "default")}
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,10 +25,17 @@ class Parser(argparse.ArgumentParser):
         """One line, and exit code 2."""
         self.exit(2, f"benchmarks: error: {message}\n")
 
-    def check(self, kind: str, names: Sequence[str], available: Sequence[str]) -> None:
+    def check(self, kind: str, names: Sequence[str], available: Iterable[str]) -> None:
         for name in names:
             if name not in available:
                 self.error(f"{kind} {name!r} is not there; available: {', '.join(available)}")
+
+
+class Part(NamedTuple):
+    """What one process measures."""
+
+    device: str
+    heap: str
 
 
 def positive(text: str) -> int:
@@ -32,19 +46,22 @@ def positive(text: str) -> int:
 
 def make_parser() -> Parser:
     parser = Parser("python -m benchmarks", description=__doc__)
-    parser.add_argument("ops", nargs="*", metavar="op", help=f"{', '.join(OPS)}; default: all")
-    parser.add_argument(
+    add = parser.add_argument
+    add("ops", nargs="*", metavar="op", help=f"{', '.join(OPS)}; default: all")
+    add(
         "--provider",
         action="append",
         metavar="NAME",
-        help="focaldet, reference or torchvision; may be repeated; default: all",
+        help=f"{', '.join(OURS)} or a package that is installed; may be repeated; default: all",
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; default: cpu")
-    parser.add_argument("--dtype", default="float32", help=f"{', '.join(DTYPES)}; default: float32")
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: torch's")
-    parser.add_argument("--rounds", type=positive, metavar="N", default=9, help="default: 9")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write facts and figures there")
-    parser.add_argument("--quick", action="store_true", help="tiny inputs, to see that all runs")
+    add("--device", help="cpu or cuda; default: cuda and cpu, as far as they are there")
+    add("--dtype", default="fp32", help=f"{', '.join(DTYPES)} or torch's names; default: fp32")
+    add("--threads", type=positive, metavar="N", help="default: torch's")
+    add("--rounds", type=positive, metavar="N", default=9, help="default: 9")
+    add("--cache", help="warm, cold or both; default: warm on the CPU, cold on CUDA")
+    add("--heap", help="of the CPU: kept, default (malloc's) or both; default: as it is")
+    add("--json", type=Path, metavar="FILE", help="write facts and figures there")
+    add("--quick", action="store_true", help="tiny inputs, to see that all runs")
     return parser
 
 
@@ -52,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     parser.check("op", args.ops, OPS)
-    parser.check("dtype", [args.dtype], DTYPES)
+    parser.check("dtype", [args.dtype], [*DTYPES, *DTYPES.values()])
+    parser.check("cache", [args.cache] if args.cache else (), CACHES)
+    parser.check("heap", [args.heap] if args.heap else (), HEAPS)
     if args.json and not args.json.resolve().parent.is_dir():
         parser.error(f"--json {args.json}: expected a file in a folder that exists")
     try:
@@ -61,26 +80,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{error} (`pip install .` installs focaldet)")
     import torch
 
-    from .common import IMAGE, PROVIDERS, THUMBNAIL, Setup, measure
-    from .facts import facts, installed
-    from .report import block, header, write_json
+    from . import peers
 
-    there = [name for name in PROVIDERS if name != "torchvision" or installed(name)]
-    parser.check("provider", args.provider or (), there)
+    parser.check("provider", args.provider or (), [*OURS, *peers.available()])
     cuda = torch.cuda.is_available() and focaldet._C_cuda is not None
-    parser.check("device", [args.device], ("cpu", "cuda") if cuda else ("cpu",))
+    devices = ("cuda", "cpu") if cuda else ("cpu",)
+    parser.check("device", [args.device] if args.device else (), devices)
+
+    heaps = HEAPS[args.heap] if args.heap else (heap.current(),)
+    asked = [args.device] if args.device else devices
+    # malloc's settings do not change how a GPU is timed.
+    parts = [
+        Part(*each) for each in product(asked, heaps) if each[0] == "cpu" or each[1] == heaps[0]
+    ]
+    if len(parts) > 1 or parts[0].heap != heap.current():
+        return max(in_a_process(part, parts, args.json, argv) for part in parts)
+    return run(args, parts[0].device)
+
+
+def in_a_process(
+    part: Part, parts: Sequence[Part], json: Path | None, argv: Sequence[str] | None
+) -> int:
+    """The same command for one part. Of several, each has a file: out.json, out-cpu-kept.json."""
+    options = ["--device", part.device, "--heap", part.heap]
+    if json and len(parts) > 1:
+        options += ["--json", str(json.with_stem(f"{json.stem}-{part.device}-{part.heap}"))]
+    given = sys.argv[1:] if argv is None else argv
+    command = [sys.executable, "-m", "benchmarks", *given, *options]
+    return subprocess.run(command, env=heap.environment(part.heap)).returncode
+
+
+def run(args: argparse.Namespace, device: str) -> int:
+    import torch
+
+    from . import memory, peers
+    from .facts import facts
+    from .inputs import IMAGE, THUMBNAIL, Setup
+    from .measure import measure
+    from .report import block, header, write_json
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    image = THUMBNAIL if args.quick else IMAGE
-    setup = Setup(torch.device(args.device), getattr(torch, args.dtype), image, args.quick)
+    if device == "cpu":
+        memory.stay_within_machine()
+    dtype = getattr(torch, DTYPES.get(args.dtype, args.dtype))
+    setup = Setup(torch.device(device), dtype, THUMBNAIL if args.quick else IMAGE, args.quick)
+    providers = args.provider or [*OURS, *peers.available()]
+    caches = CACHES[args.cache or ("cold" if device == "cuda" else "warm")]
     known = facts(setup)
     print(header(known), flush=True)
     rows = []
     for op in args.ops or OPS:
-        for case in importlib.import_module(f"benchmarks.{op}").cases(setup):
-            found = measure(op, case, setup, args.provider or PROVIDERS, args.rounds)
-            print(block(found), flush=True)
+        for case in importlib.import_module(f"benchmarks.ops.{op}").cases(setup):
+            found = measure(op, case, setup, providers, args.rounds, caches)
+            if found:
+                print(block(found), flush=True)
             rows += found
             if args.json:  # every time, for a run that does not come to its end
                 write_json(args.json, known, rows)

@@ -1,15 +1,14 @@
 """Bars: ratios of times that a set of cases is to reach on the CPU, timed with freed memory kept in
 the process and as malloc is by default. What `benchmarks.loss` and `benchmarks.suppression` share.
 
-A module of bars has the module that times its cases (see cases.py), its targets, and a table of its
-result, benchmarks/results/NAME/cpu.json, which `benchmarks.tables` renders into the README.
+A module of bars has the module that times its cases (see bar_cases.py), its targets, and a table of
+its result, benchmarks/results/NAME/cpu.json, which `benchmarks.tables` renders into the README.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import ROOT
-from .report import HEAP_KEPT, HEAPS, Row, digits, duration, in_threads, layout, spread
+from .heap import HEAPS, environment
+from .report import Row, digits, duration, in_threads, layout, spread, version
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROUNDS = 9
@@ -93,13 +93,10 @@ def timed(cases: str, rounds: int, quick: bool) -> Result:
 
 def run(module: str, *arguments: str, heap: str = "default", read: bool = False) -> str | None:
     """Runs a module here in a process with that heap, and returns what it prints, if it is read."""
-    environment = {k: v for k, v in os.environ.items() if k not in HEAP_KEPT}
-    if heap == "kept":
-        environment |= HEAP_KEPT
     return subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(heap),
         check=True,
         text=True,
         stdout=subprocess.PIPE if read else None,
@@ -110,7 +107,7 @@ def untimed(result: dict[str, Any]) -> Iterator[str]:
     """Why times are missing."""
     for heap in HEAPS:
         for row in result[heap]:
-            if row["note"]:
+            if not row["seconds"]:
                 yield f"heap {heap}: {row['case']}: {row['provider']} {row['note']}"
 
 
@@ -123,7 +120,7 @@ def table(result: Result, targets: Sequence[Target], names: Mapping[str, str]) -
     quick = " Quick: the figures mean nothing." if facts["quick"] else ""
     lines = [
         f"{facts['cpu']}, {in_threads(facts)}, SIMD {facts['simd']}, {facts['dtype']}; torch "
-        f"{facts['torch']}, torchvision {facts['torchvision'] or 'not installed'}; csrc "
+        f"{version(facts, 'torch')}, torchvision {version(facts, 'torchvision')}; csrc "
         f"`{facts['csrc_sha256'][:12]}`.{quick}",
         "",
         "| work | ratio | bar | aim | heap kept | default malloc |",

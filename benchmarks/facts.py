@@ -12,8 +12,9 @@ import torch
 
 import focaldet
 
-from .common import Setup
-from .report import HEAP_KEPT
+from . import heap, peers
+from .inputs import Setup
+from .limits import bandwidths
 from .sources import csrc_sha256
 
 
@@ -25,15 +26,25 @@ def facts(setup: Setup) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(setup.device) if cuda else None,
         "simd": focaldet._C.simd_level,
         "threads": torch.get_num_threads(),
-        "heap": "kept" if all(name in os.environ for name in HEAP_KEPT) else "default",
+        "heap": heap.current(),
         "device": setup.device.type,
         "dtype": str(setup.dtype).removeprefix("torch."),
         "quick": setup.quick,
-        "focaldet": focaldet.__version__,
-        "torch": torch.__version__,
-        "torchvision": installed("torchvision"),
-        "python": platform.python_version(),
+        "versions": versions(),
+        "limits": bandwidths(setup.device, setup.quick),
         "csrc_sha256": csrc_sha256(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the peers, too, of those that are installed."""
+    found = {name: installed(name) for name in ("torchvision", *peers.NAMES)}
+    return {
+        "focaldet": focaldet.__version__,
+        "torch": str(torch.__version__),
+        "torchvision": found.pop("torchvision"),
+        "python": platform.python_version(),
+        **{name: version for name, version in found.items() if version},
     }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from . import bars
 from .bars import Result, Target
-from .report import COPY
+from .limits import COPY
 
 FOCAL = "`sigmoid_focal_loss`, forward and backward, labels"
 LOSS = "`retinanet_loss`, forward and backward, 2 images"

@@ -10,14 +10,15 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import focaldet.ops
 
-from . import anchors, focal_loss, match, model, retinanet_loss
-from . import cases as command
-from .common import Case, Consuming, Run, Setup
+from . import bar_cases as command
+from .case import BOTH, Case, Consuming, Run, Work
+from .compiled import compiled_loss, focal_from_labels
+from .inputs import COCO_800, Setup
+from .ops import anchors, focal_loss, match, model, retinanet_loss
 
 Maps = tuple[list[Tensor], list[Tensor]]  # class logits and box deltas by level
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cases(setup: Setup) -> Iterator[tuple[str, Case]]:
     """By the names that loss.py's targets have for them."""
     yield "focal", focal(setup)
-    yield "match", match.case(setup, batch=1, boxes=20)
+    yield "match", match.case(setup, COCO_800)
     yield "anchors", generated_anchors(setup)
     yield "retinanet", retinanet(setup)
     for classes in (3, 80):
@@ -40,20 +41,23 @@ def cases(setup: Setup) -> Iterator[tuple[str, Case]]:
 
 
 def focal(setup: Setup) -> Case:
-    x = focal_loss.inputs(setup, 1, dense=False)
-    logits = x.logits.detach()
-    n, classes = logits.shape
-    return Case(
-        f"sigmoid_focal_loss, forward and backward, labels, {n:,} x {classes}",
-        x,
-        {
+    """The copy beside it reads the logits and writes as much: labels are not counted."""
+    return replace(
+        focal_loss.case(setup, COCO_800, dense=False),
+        providers={
             "focaldet": focal_loss.focaldet_provider,
             "torchvision": torchvision_from_dense,
-            "torch.compile": compiled_provider,
+            "torch.compile": compiled_loss(focal_from_labels),
         },
-        moved=2 * logits.nbytes,
-        beside={"new copy": lambda: torch.empty_like(logits).copy_(logits)},
+        ways=(BOTH,),
+        work=lambda x, way: Work(x.logits.nbytes, x.logits.nbytes),
+        beside={"new copy": new_copy},
     )
+
+
+def new_copy(x: focal_loss.Inputs) -> Run:
+    logits = x.logits.detach()
+    return lambda: torch.empty_like(logits).copy_(logits)
 
 
 def torchvision_from_dense(x: focal_loss.Inputs) -> Run:
@@ -62,43 +66,30 @@ def torchvision_from_dense(x: focal_loss.Inputs) -> Run:
     return focal_loss.torchvision_provider(x._replace(targets=dense))
 
 
-def loss_from_labels(logits: Tensor, labels: Tensor) -> Tensor:
-    """Written for the compiler, which fuses each way into one pass and stores no dense targets.
-    Ignored labels are left out, in its favour."""
-    right = labels[:, None] == torch.arange(logits.shape[1])
-    signed = torch.where(right, logits, -logits)
-    weight = torch.where(right, 0.25, 0.75)
-    return (weight * torch.sigmoid(-signed) ** 2 * -F.logsigmoid(signed)).sum()
-
-
-def compiled_provider(x: focal_loss.Inputs) -> Run:
-    compiled = torch.compile(loss_from_labels, fullgraph=True, dynamic=False)
-    return focal_loss.both_ways(lambda logits, labels, reduction: compiled(logits, labels), x)
-
-
 # Anchors ----------------------------------------------------------------------------------------
 
 
 def generated_anchors(setup: Setup) -> Case:
-    (case,) = anchors.cases(setup)
+    return replace(anchors.case(setup, COCO_800), beside={"fill": fill})
+
+
+def fill(setup: Setup) -> Run:
     table = torch.empty(len(setup.anchors), 4)
-    return replace(case, beside={"fill": lambda: table.fill_(1.0)})
+    return lambda: table.fill_(1.0)
 
 
 # RetinaNet's loss -------------------------------------------------------------------------------
 
 
 def retinanet(setup: Setup) -> Case:
-    x = retinanet_loss.inputs(setup, batch=2)
-    return Case(
-        f"retinanet_loss, forward and backward, B=2, {len(x.grid):,} x {retinanet_loss.CLASSES}",
-        x,
-        {
+    return replace(
+        retinanet_loss.case(setup, COCO_800, batch=2),
+        providers={
             "focaldet": retinanet_loss.focaldet_provider,
             "overwrite": overwriting_provider,
             "torchvision": retinanet_loss.torchvision_provider,
         },
-        moved=2 * sum(level.nbytes for level in x.cls_logits + x.box_deltas),
+        ways=(BOTH,),
     )
 
 
@@ -129,13 +120,12 @@ def outputs(leaves: Maps) -> Maps:
 def training_step(setup: Setup, classes: int) -> Case:
     """The loss alone, from maps of the model's own, beside the whole step."""
     size, batch = (setup, 1) if setup.quick else (replace(setup, image=model.SMALL), 8)
-    x = model.inputs(size, batch, classes)
-    step = model.training_step(x.model, x)
     return Case(
         f"loss in a training step, RetinaNet-R18, {model.title(size, batch, classes)}",
-        x,
+        partial(model.inputs, size, batch, classes),
         {"focaldet": loss_of_step},
-        beside={"step": step},
+        ways=(BOTH,),
+        beside={"step": lambda x: model.training_step(x.model, x)},
     )
 
 

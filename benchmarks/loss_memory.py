@@ -14,10 +14,11 @@ from functools import partial
 import focaldet.ops
 from focaldet.ops.retinanet_loss import MODES
 
-from . import memory, retinanet_loss
-from .cases import on_cpu
-from .common import Setup
+from . import memory
+from .bar_cases import on_cpu
+from .inputs import Setup
 from .loss_cases import from_outputs
+from .ops import retinanet_loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import focaldet.ops
 
-from . import memory, nms
-from .cases import on_cpu
+from . import memory
+from .bar_cases import on_cpu
+from .ops import nms
 from .suppression_cases import MILLION
 
 

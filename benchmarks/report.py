@@ -4,29 +4,48 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-COPY = "copy"  # the provider that only moves the bytes
+from .heap import HEAPS
+
+LIMITS = ("copy", "read")  # the providers of limits.py
 
 
 @dataclass
 class Row:
-    """A provider's seconds for one call, by round."""
+    """What was measured of a provider of a case: its seconds for one call, by round.
+
+    A case is identified by op, case, way and cache. Results that are older than a field load with
+    its default.
+    """
 
     op: str
     case: str
     provider: str
-    moved: int | None  # bytes
-    note: str = ""  # why there are no times
+    moved: int | None  # bytes read and written at least
+    note: str = ""  # why there are no seconds; beside seconds, a remark
     seconds: list[float] = field(default_factory=list)
+    way: str = "both"
+    cache: str = "warm"
+    sizes: dict[str, int] = field(default_factory=dict)
+    operations: float | None = None  # arithmetic, at least
+    limit: list[float] = field(default_factory=list)  # seconds that memory needs for `moved`
+    peak: int | None = None  # bytes taken at most beside inputs
 
     def relative_to(self, base: Row | None) -> list[float]:
         """Ratios of times of the same round; none where there are no times."""
         if base is None or not base.seconds or not self.seconds:
             return []
         return [mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)]
+
+    def reached(self) -> list[float]:
+        """The fraction of the limit in each round; none where there is no limit."""
+        if not self.limit:
+            return []
+        return [limit / mine for limit, mine in zip(self.limit, self.seconds, strict=True)]
 
 
 class Spread(NamedTuple):
@@ -42,58 +61,81 @@ def spread(values: list[float]) -> Spread:
     return Spread(median, low, high)
 
 
-# Keeps freed memory in the process, for all providers alike; malloc reads it when Python starts.
-HEAP_KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
-HEAPS = {
-    "kept": "kept: freed memory stays in the process",
-    "default": (
-        "default malloc: large buffers go back to the system, and touching new pages can cost\n"
-        "         more than the work. To keep them: "
-        + " ".join(f"{name}={value}" for name, value in HEAP_KEPT.items())
-    ),
-}
-
-
 def in_threads(facts: dict[str, Any]) -> str:
     return f"{facts['threads']} thread{'s' if facts['threads'] > 1 else ''}"
+
+
+def version(facts: dict[str, Any], name: str) -> str:
+    """Of a package. (Older results have some of them among the facts.)"""
+    return facts.get("versions", facts).get(name) or "not installed"
 
 
 def header(facts: dict[str, Any]) -> str:
     gpu = f"; {facts['gpu']}" if facts["gpu"] else ""
     quick = "; quick: the figures mean nothing" if facts["quick"] else ""
+    limits = ", ".join(f"{k} {v / 1e9:.3g} GB/s" for k, v in facts["limits"].items())
+    versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in facts["versions"].items())
     return f"""\
-machine  {facts["cpu"]}, {facts["cores"]} cores{gpu}
+machine  {facts["cpu"]}, {facts["cores"]} cores{gpu}; memory: {limits}
 run      device {facts["device"]}, dtype {facts["dtype"]}, {in_threads(facts)}, \
 SIMD {facts["simd"]}{quick}
-versions focaldet {facts["focaldet"]}, torch {facts["torch"]}, \
-torchvision {facts["torchvision"] or "not installed"}, Python {facts["python"]}
+versions {versions}
 csrc     sha256 {facts["csrc_sha256"]}
 heap     {HEAPS[facts["heap"]]}
 
-Medians and quartiles; ratios are of times within one round. The copy moves the bytes that must be
-read and written at least, into memory that is in use."""
+Medians and quartiles of one call; ratios are of times within one round. "% of copy" ("of read"): of
+the speed at which this machine copies (reads) the bytes that must be moved at least. Peak: memory
+taken at most beside the inputs, as tensors. Forward saves what backward needs."""
 
 
 def block(rows: list[Row]) -> str:
-    """A case: a line for each provider."""
-    by_provider = {row.provider: row for row in rows}
-    lines = [f"\n{rows[0].case}"]
-    for name, row in by_provider.items():
-        title = f"copy, {row.moved / 2e6:.3g} MB" if name == COPY else name
-        if row.note:
-            lines.append(f"  {title:<16}{row.note}")
-            continue
-        middle, low, high = spread(row.seconds)
-        times = f"{duration(middle):>9}  {duration(low)} - {duration(high)}"
-        cells = [f"  {title:<16}{times:<32}"]
-        for base in ("focaldet", COPY):
-            cell = ""
-            if name not in (base, COPY) and (ratios := row.relative_to(by_provider.get(base))):
-                middle, low, high = map(digits, spread(ratios))
-                cell = f"{middle:>7} x {base} ({low} - {high})"
-            cells.append(f"{cell:<36}")
-        lines.append("".join(cells).rstrip())
-    return "\n".join(lines)
+    """A case: a table for each way and state of the caches, a line for each provider."""
+    groups: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault((row.way, row.cache), {})[row.provider] = row
+    return "\n".join("\n".join(_table(group)) for group in groups.values())
+
+
+def _table(rows: dict[str, Row]) -> Iterator[str]:
+    first = next(iter(rows.values()))
+    sizes = ", ".join(f"{name}={size:,}" for name, size in first.sizes.items())
+    yield f"\n{first.case}{f' ({sizes})' if sizes else ''}; {first.way}, {first.cache} caches"
+    limit = next((name for name in LIMITS if name in rows), None)
+    for name, row in rows.items():
+        title = f"{name}, {size(row.moved)}" if name == limit and row.moved else name
+        cells = _cells(row, rows.get("focaldet"), limit) if row.seconds else ""
+        yield f"  {title:<16}{cells}{row.note}".rstrip()
+
+
+def _cells(row: Row, focaldet: Row | None, limit: str | None) -> str:
+    middle, low, high = spread(row.seconds)
+    ratio = reached = rate = peak = ""
+    if row is not focaldet and (ratios := row.relative_to(focaldet)):
+        times, least, most = map(digits, spread(ratios))
+        ratio = f"{times} x focaldet ({least} - {most})"
+    if fractions := row.reached():
+        reached = f"{percent(spread(fractions).median)} of {limit}"
+    if row.operations and row.provider != limit:
+        rate = f"{row.operations / middle / 1e9:.3g} GFLOP/s"
+    if row.peak is not None:
+        peak = f"peak {size(row.peak)}"
+    times = f"{duration(middle):>9}  {duration(low)} - {duration(high)}"
+    cells = f"{times:<33}", f"{reached:<15}", f"{ratio:<36}", f"{peak:<14}", f"{rate:<15}"
+    return " ".join(cells)
+
+
+def percent(fraction: float) -> str:
+    value = 100 * fraction
+    if value < 0.1:
+        return "< 0.1 %"
+    return f"{value:.0f} %" if value >= 9.5 else f"{value:.1f} %"
+
+
+def size(count: int) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} B"
 
 
 def duration(seconds: float) -> str:

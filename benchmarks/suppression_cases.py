@@ -6,12 +6,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
-import torch
-
-from . import cases as command
-from . import nms, postprocess
-from .common import Case, Setup
+from . import bar_cases as command
+from .case import Case
+from .inputs import COCO_800, Setup
+from .ops import nms, postprocess
 
 CLASSES = 91
 
@@ -40,34 +40,37 @@ SUPPRESSION = {
     "nms, 50,000 uniform": ("nms", nms.uniform, 50_000),
     "nms, 10,000 clustered": ("nms", nms.clustered, 10_000),
     CHAIN: ("nms", nms.chain, 20_000),
-    "batched_nms, 10,000": (nms.BATCHED, nms.uniform, 10_000),
-    "batched_nms, 50,000": (nms.BATCHED, nms.uniform, 50_000),
+    "batched_nms, 10,000": ("batched_nms", nms.uniform, 10_000),
+    "batched_nms, 50,000": ("batched_nms", nms.uniform, 50_000),
     "nms, a million": ("nms", nms.sparse, MILLION),
 }
 
 
 def suppression(setup: Setup, name: str) -> Case:
     function, boxes, n = SUPPRESSION[name]
-    x = nms.inputs(setup, boxes, min(n, 200) if setup.quick else n)
-    if name == CHAIN:
-        x = x._replace(scores=x.scores.sort(descending=True).values)
     # A million boxes keep torchvision busy for a quarter of an hour.
     providers = ("focaldet", "torchvision") if n < MILLION else ("focaldet",)
-    return Case(name, x, {name: nms.FUNCTIONS[function][name] for name in providers}, None)
+    return Case(
+        name,
+        partial(inputs, setup, boxes, min(n, 200) if setup.quick else n, name == CHAIN),
+        {name: nms.FUNCTIONS[function][name] for name in providers},
+    )
+
+
+def inputs(setup: Setup, boxes: nms.Layout, n: int, falling: bool) -> nms.Inputs:
+    x = nms.inputs(setup, boxes, n)
+    return x._replace(scores=x.scores.sort(descending=True).values) if falling else x
 
 
 # Post-processing --------------------------------------------------------------------------------
 
 
 def post_processing(setup: Setup, name: str, mean: float) -> Case:
-    case = postprocess.case(setup, 1, CLASSES, mean)
-    every = torch.cat([level.flatten() for level in case.inputs.cls_logits])
+    case = postprocess.case(setup, COCO_800._replace(classes=CLASSES, logits=mean))
     return replace(
         case,
         name=f"{case.name}, {name} candidates",
         providers={name: case.providers[name] for name in ("focaldet", "torchvision")},
-        moved=None,
-        beside={"read": every.amax},
     )
 
 

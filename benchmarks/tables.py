@@ -19,10 +19,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import ROOT, bars, detector, loss, outcomes, suppression
-from .report import COPY, Row, digits, duration, in_threads, spread
+from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
 
-COLUMNS = ("focaldet", COPY, "torchvision", "reference")
+MEMORY = "memory"  # the limit of each case, whatever it is
+COLUMNS = {  # providers, and what the table calls those that are no packages
+    "focaldet": "focaldet",
+    MEMORY: "copy or read of the same bytes",
+    "torchvision": "torchvision",
+    "torch.compile": "torch.compile",
+    "reference": "reference",
+}
 BARS = {"loss": loss.table, "suppression": suppression.table}
 
 
@@ -86,22 +93,31 @@ def table(title: str, run: dict[str, Any]) -> str:
     heap = "heap kept" if facts["heap"] == "kept" else "default malloc"
     caption = (
         f"{title}: {facts['gpu'] or facts['cpu']}, {in_threads(facts)}, SIMD "
-        f"{facts['simd']}, {facts['dtype']}, {heap}; torch {facts['torch']}, torchvision "
-        f"{facts['torchvision'] or 'not installed'}; csrc `{facts['csrc_sha256'][:12]}`."
+        f"{facts['simd']}, {facts['dtype']}, {heap}; torch {version(facts, 'torch')}, torchvision "
+        f"{version(facts, 'torchvision')}; csrc `{facts['csrc_sha256'][:12]}`."
     )
+    cases: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}  # by way and provider
+    for fields in run["rows"]:
+        row = Row(**fields)
+        name = MEMORY if row.provider in LIMITS else row.provider
+        cases.setdefault((row.case, row.cache), {}).setdefault(row.way, {})[name] = row
+    there = {name for ways in cases.values() for rows in ways.values() for name in rows}
+    columns = {name: title for name, title in COLUMNS.items() if name in there}
     lines = [
         caption,
         "",
-        "| | focaldet | copy of the same bytes | torchvision | reference |",
-        "|---|---:|---:|---:|---:|",
+        f"| | {' | '.join(columns.values())} |",
+        f"|---|{'---:|' * len(columns)}",
     ]
-    cases: dict[str, dict[str, Row]] = {}
-    for fields in run["rows"]:
-        row = Row(**fields)
-        cases.setdefault(row.case, {})[row.provider] = row
-    for case, rows in cases.items():
-        cells = [cell(rows.get(name), rows.get("focaldet")) for name in COLUMNS]
-        lines.append(f"| {case} | {' | '.join(cells)} |")
+    for (case, cache), ways in cases.items():
+        *parts, rows = ways.values()  # the last is the whole
+        words = [
+            case,
+            *(["forward and backward"] if parts else []),
+            *(["cold caches"] if cache == "cold" else []),
+        ]
+        cells = [cell(rows.get(name), rows.get("focaldet")) for name in columns]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .common import Case, Provider, Run, Setup, call, random_boxes
+from .. import peers
+from ..case import Case, Provider, Run, Work, call
+from ..inputs import COCO_800, CROWD, LVIS, Setup, Workload, random_boxes
 
 IOU = 0.5
-CLASSES = 80
 MAX_DETECTIONS = 100
-SIZES = (1_000, 10_000)
-QUICK_SIZES = (50,)
-LONG_LOOP = f"a Python loop over the kept boxes; see {SIZES[0]:,} boxes"
+FEW, MANY, QUICK = 1_000, 10_000, 50
+LONG_LOOP = f"a Python loop over the kept boxes; see {FEW:,} boxes"
+
+
+Layout = Callable[[Setup, int], Tensor]
 
 
 class Inputs(NamedTuple):
@@ -50,13 +54,15 @@ def chain(setup: Setup, n: int) -> Tensor:
     return boxes.to(setup.device, setup.dtype)
 
 
-LAYOUTS = {"uniform": uniform, "clustered": clustered}
-
-
-def inputs(setup: Setup, layout: Callable[[Setup, int], Tensor], n: int) -> Inputs:
+def inputs(
+    setup: Setup,
+    layout: Layout,
+    n: int,
+    classes: int = COCO_800.classes,
+) -> Inputs:
     random = setup.random(2)
     scores = ((torch.randperm(n, generator=random) + 1) / n).to(setup.device, setup.dtype)
-    labels = torch.randint(CLASSES, (n,), generator=random).to(setup.device)
+    labels = torch.randint(classes, (n,), generator=random).to(setup.device)
     return Inputs(layout(setup, n), scores, labels)
 
 
@@ -85,35 +91,58 @@ def torchvision_padded(x: Inputs) -> Run:
     return run
 
 
-BATCHED = f"batched_nms, {CLASSES} classes"
 FUNCTIONS: dict[str, dict[str, Provider]] = {
     "nms": {
         "focaldet": call("focaldet.ops:nms", one_group),
         "reference": call("focaldet.reference:nms", one_group),
         "torchvision": call("torchvision.ops:nms", one_group),
     },
-    BATCHED: {
+    "batched_nms": {
         "focaldet": call("focaldet.ops:batched_nms", by_label),
         "reference": call("focaldet.reference:batched_nms", by_label),
         "torchvision": call("torchvision.ops:batched_nms", by_label),
     },
-    f"nms_padded, {CLASSES} classes, best {MAX_DETECTIONS}": {
+    "nms_padded": {
         "focaldet": call("focaldet.ops:nms_padded", one_image),
         "reference": call("focaldet.reference:nms_padded", one_image),
         "torchvision": torchvision_padded,
     },
 }
+PEERS = {"nms": peers.nms, "batched_nms": peers.batched_nms}
+UNIFORM = "uniform boxes"
+# Function, layout, how many, and the workload whose classes they have.
+CASES = (
+    ("nms", UNIFORM, FEW, COCO_800),
+    ("nms", UNIFORM, MANY, COCO_800),
+    ("nms", CROWD.name, MANY, COCO_800),
+    ("batched_nms", UNIFORM, FEW, COCO_800),
+    ("batched_nms", UNIFORM, MANY, COCO_800),
+    ("batched_nms", CROWD.name, MANY, COCO_800),
+    ("batched_nms", LVIS.name, MANY, LVIS),
+    ("nms_padded", UNIFORM, FEW, COCO_800),
+    ("nms_padded", CROWD.name, MANY, COCO_800),
+)
 
 
 def cases(setup: Setup) -> Iterator[Case]:
-    for name, providers in FUNCTIONS.items():
-        for layout, boxes in LAYOUTS.items():
-            for n in QUICK_SIZES if setup.quick else SIZES:
-                x = inputs(setup, boxes, n)
-                yield Case(
-                    f"{name}, {n:,} {layout} boxes",
-                    x,
-                    providers,
-                    moved=sum(t.nbytes for t in (x[:2] if name == "nms" else x)),
-                    skip={"reference": LONG_LOOP} if n > SIZES[0] else {},
-                )
+    for each in CASES:
+        yield case(setup, *each)
+
+
+def case(setup: Setup, function: str, layout: str, nominal: int, workload: Workload) -> Case:
+    """On the usual image, whatever the classes."""
+    n = QUICK if setup.quick else nominal
+    providers = dict(FUNCTIONS[function])
+    if function in PEERS:
+        providers |= PEERS[function](setup, IOU)
+    boxes = clustered if layout == CROWD.name else uniform
+    sizes = {"N": n} if function == "nms" else {"N": n, "K": workload.classes}
+    fields = 2 if function == "nms" else 3  # the labels are the third
+    return Case(
+        f"{function}, {nominal:,} {layout}" if layout == UNIFORM else f"{function}, {layout}",
+        partial(inputs, COCO_800.of(setup), boxes, n, workload.classes),
+        providers,
+        sizes=sizes,
+        work=lambda x, way: Work(read=sum(t.nbytes for t in x[:fields])),
+        skip={"reference": LONG_LOOP} if nominal > FEW else {},
+    )

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from .common import Case, Run, Setup, call
+from ..case import Case, Run, Work, call
+from ..inputs import COCO_640, COCO_800, Setup, Workload
 
 
 def cases(setup: Setup) -> Iterator[Case]:
-    height, width = setup.image
-    yield Case(
-        f"generate_anchors, {height} x {width}, {len(setup.anchors):,} anchors",
-        setup,
+    for workload in (COCO_800, COCO_640):
+        yield case(setup, workload)
+
+
+def case(setup: Setup, workload: Workload) -> Case:
+    sized = workload.of(setup)
+    return Case(
+        f"generate_anchors, {workload.name}",
+        lambda: sized,
         {
-            "focaldet": call("focaldet.ops:generate_anchors", lambda s: (s.anchors, s.device)),
-            "reference": call(
-                "focaldet.reference:generate_anchors", lambda s: (s.anchors, s.device)
-            ),
+            "focaldet": call("focaldet.ops:generate_anchors", arguments),
+            "reference": call("focaldet.reference:generate_anchors", arguments),
             "torchvision": torchvision_provider,
         },
-        moved=len(setup.anchors) * 4 * 4,
+        sizes={"N": len(sized.anchors)},
+        work=lambda s, way: Work(written=len(s.anchors) * 4 * 4),
     )
+
+
+def arguments(setup: Setup) -> tuple[Any, ...]:
+    return setup.anchors, setup.device
 
 
 def torchvision_provider(setup: Setup) -> Run:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
-from .common import IMAGE, THUMBNAIL, Case, Setup, measure
+from .case import Case
 from .facts import facts
+from .inputs import IMAGE, THUMBNAIL, Setup
+from .measure import measure
 from .report import block, header, write_json
 
 

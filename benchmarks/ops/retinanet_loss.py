@@ -7,16 +7,16 @@ from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 import focaldet.ops
 import focaldet.reference
 from focaldet import Anchors
 
-from .common import Case, Run, Setup, Truth, ground_truth, head_maps
+from ..case import BACKWARD, BOTH, WAYS, Case, Differentiable, Run, Work
+from ..inputs import COCO_640, COCO_800, Setup, Truth, Workload, ground_truth, head_maps
 
-CLASSES = 80
+CLASSES = COCO_800.classes
 # What torchvision computes, so that results can be compared.
 SETTINGS = {"normalizer": "image", "box_loss": "l1"}
 
@@ -36,19 +36,32 @@ def inputs(setup: Setup, batch: int) -> Inputs:
 
 
 def cases(setup: Setup) -> Iterator[Case]:
-    for batch in (1, 2):
-        x = inputs(setup, batch)
-        yield Case(
-            f"retinanet_loss, forward and backward, B={batch}, {len(x.grid):,} x {CLASSES}",
-            x,
-            {
-                "focaldet": focaldet_provider,
-                "reference": reference_provider,
-                "torchvision": torchvision_provider,
-            },
-            moved=2 * sum(level.nbytes for level in x.cls_logits + x.box_deltas),
-            skip={"reference": "takes gigabytes; see B=1"} if batch > 1 else {},
-        )
+    for workload in (COCO_800, COCO_640):
+        yield case(setup, workload)
+
+
+def case(setup: Setup, workload: Workload, batch: int = 1) -> Case:
+    sized = workload.of(setup)
+    large = workload is not COCO_640 and not setup.quick
+    return Case(
+        f"retinanet_loss, {workload.name}",
+        partial(inputs, sized, batch),
+        {
+            "focaldet": focaldet_provider,
+            "reference": reference_provider,
+            "torchvision": torchvision_provider,
+        },
+        sizes={"B": batch, "N": len(sized.anchors), "K": CLASSES},
+        ways=WAYS,
+        work=work,
+        skip={"reference": f"takes gigabytes; see {COCO_640.name}"} if large else {},
+    )
+
+
+def work(x: Inputs, way: str) -> Work | None:
+    """Forward need not write more than two numbers, and both ways must write the gradient."""
+    maps = sum(level.nbytes for level in x.cls_logits + x.box_deltas)
+    return None if way == BACKWARD else Work(maps, maps if way == BOTH else 0)
 
 
 def focaldet_provider(x: Inputs) -> Run:
@@ -86,8 +99,4 @@ def torchvision_provider(x: Inputs) -> Run:
 
 
 def both_ways(loss: Callable[[], tuple[Tensor, Tensor]], x: Inputs) -> Run:
-    def run() -> tuple[Tensor, ...]:
-        losses = loss()
-        return *losses, *torch.autograd.grad(sum(losses), [*x.cls_logits, *x.box_deltas])
-
-    return run
+    return Differentiable(loss, [*x.cls_logits, *x.box_deltas])

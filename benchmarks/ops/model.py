@@ -18,7 +18,8 @@ import focaldet.reference
 from focaldet.models import RetinaNet
 from focaldet.models.retinanet import Detections
 
-from .common import Case, Run, Setup, ground_truth
+from ..case import BOTH, Case, Run
+from ..inputs import Setup, ground_truth
 from .postprocess import detections_differ
 
 CLASSES = 80
@@ -56,18 +57,17 @@ def cases(setup: Setup) -> Iterator[Case]:
     for size, batch, classes in training:
         yield Case(
             f"RetinaNet-R18, training step, {title(size, batch, classes)}",
-            inputs(size, batch, classes),
+            partial(inputs, size, batch, classes),
             {
                 "focaldet": lambda x: training_step(copy.deepcopy(x.model), x),
                 "reference": reference_training,
                 "torchvision": lambda x: training_step(torchvision_model(x), x),
             },
+            ways=(BOTH,),
         )
-    x = inputs(setup, 1, CLASSES)
-    spread_scores(x)
     yield Case(
         f"RetinaNet-R18, inference, {title(setup, 1, CLASSES)}",
-        x,
+        partial(spread_inputs, setup),
         {
             "focaldet": lambda x: inference(x.model, x),
             "reference": lambda x: inference(reference_detector(x), x),
@@ -134,6 +134,12 @@ def reference_detector(x: Inputs) -> nn.Module:
 
     model.detect = detect
     return model
+
+
+def spread_inputs(setup: Setup) -> Inputs:
+    x = inputs(setup, 1, CLASSES)
+    spread_scores(x)
+    return x
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -13,9 +14,9 @@ import focaldet.ops
 import focaldet.reference
 from focaldet import Anchors
 
-from .common import Case, Run, Setup, call, difference, head_maps
+from ..case import Case, Run, Work, call, difference
+from ..inputs import COCO_800, CROWD, LVIS, Setup, Workload, head_maps
 
-CLASSES = 80
 SETTINGS = {"score_threshold": 0.05, "topk": 1000, "iou_threshold": 0.5, "max_detections": 300}
 
 
@@ -27,25 +28,31 @@ class Inputs(NamedTuple):
 
 
 def cases(setup: Setup) -> Iterator[Case]:
-    for batch in (1, 2):
-        yield case(setup, batch, CLASSES)
+    for workload in (COCO_800, CROWD, LVIS):
+        yield case(setup, workload)
 
 
-def case(setup: Setup, batch: int, classes: int, mean: float = -6.5) -> Case:
-    """`mean`: of the logits, which decides how many are candidates."""
-    sizes = torch.tensor([setup.image] * batch, device=setup.device)
-    x = Inputs(*head_maps(setup, batch, classes, mean), setup.anchors, sizes)
+def case(setup: Setup, workload: Workload, batch: int = 1) -> Case:
+    sized = workload.of(setup)
     return Case(
-        f"retinanet_postprocess, B={batch}, {len(x.grid):,} x {classes}",
-        x,
+        f"retinanet_postprocess, {workload.name}",
+        partial(inputs, sized, workload, batch),
         {
             "focaldet": call("focaldet.ops:retinanet_postprocess", arguments),
             "reference": call("focaldet.reference:retinanet_postprocess", arguments),
             "torchvision": torchvision_provider,
         },
-        moved=sum(level.nbytes for level in x.cls_logits),  # one look at every logit
+        sizes={"B": batch, "N": len(sized.anchors), "K": workload.classes},
+        # One look at every logit.
+        work=lambda x, way: Work(read=sum(level.nbytes for level in x.cls_logits)),
         differ=detections_differ,
     )
+
+
+def inputs(setup: Setup, workload: Workload, batch: int) -> Inputs:
+    sizes = torch.tensor([setup.image] * batch, device=setup.device)
+    maps = head_maps(setup, batch, workload.classes, workload.logits)
+    return Inputs(*maps, setup.anchors, sizes)
 
 
 def arguments(x: Inputs) -> tuple[Any, ...]:
