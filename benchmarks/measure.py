@@ -127,7 +127,7 @@ def compare(case: Case, inputs: Any, names: Sequence[str], setup: Setup) -> Fiel
             results[name], seconds = first
             if name == COMPILED:
                 found.notes[name] = f"first call, which compiles: {seconds:.3g} s"
-    base = next((name for name in ("reference", *names) if name in results), None)
+    base = next((name for name in ("reference", "focaldet", *names) if name in results), None)
     for name, result in results.items():
         text = (case.differ or difference)(result, results[base], TOLERANCE[setup.dtype])
         if text:

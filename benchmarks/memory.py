@@ -7,7 +7,8 @@ import gc
 import os
 import re
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def _on_cuda(make: Callable[[], Any], use: Callable[[Any], Any], device: torch.d
 
 
 def _on_cpu(make: Callable[[], Any], use: Callable[[Any], Any]) -> int:
-    """The input is made under the profiler's eyes, which else would not know what is freed of it."""
+    """The profiler sees the input being made, too: else it would not know what is freed of it."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports that it starts and stops
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
@@ -102,15 +103,24 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def stay_within_machine() -> None:
+@contextmanager
+def within_machine() -> Iterator[None]:
     """Lets an allocation fail that this machine's memory cannot hold. Without a limit Linux grants
     it, and ends the process once it is used."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [limit for limit in (soft, hard, _available()) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits, default=soft), hard))
     try:
-        text = Path("/proc/meminfo").read_text()
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _available() -> int:
+    """Bytes that the machine can still give, and what the process has."""
+    try:
+        text = Path("/proc/meminfo").read_text() + Path("/proc/self/status").read_text()
     except OSError:
-        return
-    if found := re.search(r"MemAvailable:\s+(\d+) kB", text):
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = int(found[1]) * 1024
-        if hard == resource.RLIM_INFINITY or limit < hard:
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        return resource.RLIM_INFINITY
+    found = [re.search(rf"{name}:\s+(\d+) kB", text) for name in ("MemAvailable", "VmData")]
+    return sum(int(each[1]) for each in found) * 1024 if all(found) else resource.RLIM_INFINITY

@@ -111,11 +111,7 @@ def table(title: str, run: dict[str, Any]) -> str:
     ]
     for (case, cache), ways in cases.items():
         *parts, rows = ways.values()  # the last is the whole
-        words = [
-            case,
-            *(["forward and backward"] if parts else []),
-            *(["cold caches"] if cache == "cold" else []),
-        ]
+        title = case + ", forward and backward" * bool(parts) + ", cold caches" * (cache == "cold")
         cells = [cell(rows.get(name), rows.get("focaldet")) for name in columns]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)

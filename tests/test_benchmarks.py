@@ -10,6 +10,7 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,19 @@ import torch
 import focaldet
 
 ROOT = Path(__file__).resolve().parent.parent
-OPS = ("focal_loss", "anchors", "match", "nms", "boxes", "retinanet_loss", "postprocess")
+OPS = (
+    "focal_loss",
+    "softmax_focal_loss",
+    "anchors",
+    "match",
+    "nms",
+    "boxes",
+    "retinanet_loss",
+    "postprocess",
+)
+DIFFERENTIABLE = {"focal_loss", "softmax_focal_loss", "retinanet_loss"}
+# torch.compile takes seconds for each case; test_compiled_providers_agree has it.
+PROVIDERS = ("focaldet", "reference", "torchvision")
 pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
@@ -29,29 +42,72 @@ def part(name: str) -> ModuleType:
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a quick run of all operators writes."""
     path = tmp_path_factory.mktemp("benchmarks") / "cpu.json"
-    arguments = [*OPS, "--quick", "--rounds", "2", "--threads", "1", "--json", str(path)]
+    there = part("peers").available()
+    wanted = [name for name in PROVIDERS if name != "torchvision" or name in there]
+    arguments = [*OPS, *(word for name in wanted for word in ("--provider", name))]
+    arguments += ["--quick", "--rounds", "2", "--threads", "1", "--json", str(path)]
     assert part("__main__").main(arguments) == 0
     return path
 
 
-def test_every_operator_is_timed_against_its_twin(result: Path) -> None:
-    rows = json.loads(result.read_text())["rows"]
-    assert {row["op"] for row in rows} == set(OPS)
-    for case in {row["case"] for row in rows}:
-        of_case = {row["provider"]: row for row in rows if row["case"] == case}
-        assert set(of_case) == {"focaldet", "reference", "torchvision", "copy"}
-        for provider, row in of_case.items():
-            absent = provider == "torchvision" and "is not installed" in row["note"]
-            left_out = provider == "reference" and row["note"].startswith("left out: ")
-            assert len(row["seconds"]) == (0 if absent or left_out else 2), row
+def by_case(result: Path) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
+    """Rows by what identifies a case, and by provider."""
+    found: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row in json.loads(result.read_text())["rows"]:
+        key = tuple(row[name] for name in ("op", "case", "way", "cache"))
+        assert row["provider"] not in found.setdefault(key, {}), f"two rows of {key}"
+        found[key][row["provider"]] = row
+    return found
+
+
+def test_every_operator_is_timed_against_its_peers(result: Path) -> None:
+    cases = by_case(result)
+    assert {op for op, *_ in cases} == set(OPS)
+    for rows in cases.values():
+        assert {"focaldet", "reference"} <= set(rows)
+        for row in rows.values():
+            left_out = row["provider"] == "reference" and row["note"].startswith("left out: ")
+            assert len(row["seconds"]) == (0 if left_out else 2), row
             assert min(row["seconds"], default=1) > 0, row
+            assert row["cache"] == "warm" and row["sizes"], row
+
+
+def test_losses_are_timed_each_way(result: Path) -> None:
+    for op, case, way, _ in (cases := by_case(result)):
+        expected = {"forward", "backward", "both"} if op in DIFFERENTIABLE else {"forward"}
+        assert {key[2] for key in cases if key[:2] == (op, case)} == expected
+        assert way in expected
+
+
+def test_times_stand_beside_the_limit_of_the_same_round(result: Path) -> None:
+    for (_, _, way, _), rows in by_case(result).items():
+        limits = [rows[name] for name in ("copy", "read") if name in rows]
+        assert len(limits) == (0 if way == "backward" else 1)
+        for row in rows.values():
+            timed_beside = bool(limits) and row not in limits and bool(row["seconds"])
+            assert row["limit"] == (limits[0]["seconds"] if timed_beside else [])
+            assert (row["moved"] is None) == (way == "backward")
+
+
+def test_every_provider_has_its_peak(result: Path) -> None:
+    """Of tensors: forward and backward, a focal loss takes the gradient and little more."""
+    for (op, _, way, _), rows in by_case(result).items():
+        for row in (each for each in rows.values() if each["seconds"]):
+            limit = row["provider"] in ("copy", "read")
+            assert limit if row["peak"] is None else 0 <= row["peak"] < 2**30, row
+        if op == "focal_loss" and way == "both":
+            gradient = 4 * rows["focaldet"]["sizes"]["N"] * rows["focaldet"]["sizes"]["K"]
+            assert gradient <= rows["focaldet"]["peak"] <= gradient + 4096
+            assert rows["reference"]["peak"] > 4 * gradient
 
 
 def test_facts_name_machine_versions_and_sources(result: Path) -> None:
     facts = json.loads(result.read_text())["facts"]
     assert facts["simd"] == focaldet._C.simd_level
     assert (facts["device"], facts["dtype"], facts["threads"]) == ("cpu", "float32", 1)
-    assert facts["focaldet"] == focaldet.__version__ and facts["torch"] == torch.__version__
+    assert facts["versions"]["focaldet"] == focaldet.__version__
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["limits"]["copy"] > 1e6 and facts["limits"]["read"] > 1e6
     assert facts["csrc_sha256"] == part("sources").csrc_sha256(ROOT / "csrc")
 
 
@@ -64,41 +120,12 @@ def test_the_model_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_heap_and_simd_are_stated() -> None:
-    facts, setup = (
-        part("facts"),
-        part("common").Setup(torch.device("cpu"), torch.half, (1, 1), False),
-    )
-    known = facts.facts(setup)
+    setup = part("inputs").Setup(torch.device("cpu"), torch.half, (1, 1), True)
+    known = part("facts").facts(setup)
     text = part("report").header(known | {"heap": "default"})
     assert f"SIMD {focaldet._C.simd_level}" in text
     assert "MALLOC_MMAP_THRESHOLD_=" in text and "MALLOC_TRIM_THRESHOLD_=" in text
     assert "heap     kept" in part("report").header(known | {"heap": "kept"})
-
-
-def test_only_providers_that_agree_are_timed() -> None:
-    common = part("common")
-
-    def absent(_: object) -> object:
-        raise ModuleNotFoundError("No module named 'peer'", name="peer")
-
-    def measure(**providers: object) -> dict[str, object]:
-        case = common.Case("a case", None, providers, moved=8)
-        rows = common.measure("op", case, setup, common.PROVIDERS, rounds=2)
-        return {row.provider: row for row in rows}
-
-    def gives(value: float) -> object:
-        return lambda _: lambda: (torch.tensor([1, 2]), torch.full((3,), value))
-
-    setup = common.Setup(torch.device("cpu"), torch.float32, (8, 8), True)
-    rows = measure(focaldet=gives(1.0), reference=gives(1.0 + 1e-6), torchvision=gives(1.1))
-    assert rows["torchvision"].note.startswith("disagrees with reference: differs by up to 0.1")
-    assert rows["torchvision"].seconds == []
-    assert [len(rows[n].seconds) for n in ("focaldet", "reference", "copy")] == [2, 2, 2]
-
-    rows = measure(focaldet=gives(float("nan")), reference=gives(1.0), torchvision=absent)
-    assert rows["focaldet"].note.startswith("disagrees with reference")
-    assert rows["torchvision"].note == "peer is not installed"
-    assert "x focaldet" not in part("report").block(list(rows.values()))
 
 
 def test_ratios_are_paired_by_round() -> None:
@@ -124,10 +151,12 @@ def test_hash_of_sources_sees_names_and_contents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sort"], "op 'sort' is not there; available: focal_loss, anchors"),
-        (["nms", "--provider", "mmcv"], "provider 'mmcv' is not there; available: focaldet, "),
+        (["sort"], "op 'sort' is not there; available: focal_loss, softmax"),
+        (["nms", "--provider", "mmdet"], "provider 'mmdet' is not there; available: focaldet, "),
         (["nms", "--device", "tpu"], "device 'tpu' is not there; available: cpu"),
-        (["nms", "--dtype", "int8"], "dtype 'int8' is not there; available: float32"),
+        (["nms", "--dtype", "int8"], "dtype 'int8' is not there; available: fp32, bf16"),
+        (["nms", "--cache", "hot"], "cache 'hot' is not there; available: warm, cold, both"),
+        (["nms", "--heap", "big"], "heap 'big' is not there; available: kept, default, both"),
         (["nms", "--rounds", "0"], "expected an integer of at least 1, got '0'"),
         (["nms", "--json", "no/such/folder/cpu.json"], "expected a file in a folder that exists"),
     ],
@@ -165,7 +194,9 @@ def test_tables_are_rendered_between_the_markers(readme: tuple[Path, list[str]])
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "GPU: not measured yet." in text and "CPU: not measured" not in text
-    assert "| nms, 50 uniform boxes | " in text
+    assert "| nms, 1,000 uniform boxes | " in text and "LVIS" in text
+    assert "| sigmoid_focal_loss from labels, RetinaNet 640 x 640, forward and backward | " in text
+    assert text.count("sigmoid_focal_loss from labels, RetinaNet 640 x 640") == 1
     assert main([*arguments, "--check"]) == 0
     path.write_text(text.replace(" µs", " ms", 1))
     assert main([*arguments, "--check"]) == 1

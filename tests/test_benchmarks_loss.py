@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("benchmarks")
@@ -53,48 +52,17 @@ def result() -> dict[str, Any]:
 
 def test_every_target_has_its_case() -> None:
     """And what is timed gives the same as its peers; not compiled, and without the model."""
-    cases, common = part("loss_cases"), part("common")
-    setup, targets = part("cases").on_cpu(quick=True), part("loss").TARGETS
+    cases, measure = part("loss_cases"), part("measure").measure
+    setup, targets = part("bar_cases").on_cpu(quick=True), part("loss").TARGETS
     for op, case in cases.cases(setup):
         if op.startswith("step"):
             break
         wanted = [name for name in case.providers if name != "torch.compile"]
-        rows = {row.provider: row for row in common.measure(op, case, setup, wanted, rounds=2)}
+        rows = {row.provider: row for row in measure(op, case, setup, wanted, rounds=2)}
         for target in (t for t in targets if t.op == op):
             assert {target.over, target.under} <= {"torch.compile", *rows}
         for row in rows.values():
             assert len(row.seconds) == 2 or "is not installed" in row.note, row
-
-
-def test_the_loss_for_the_compiler_is_the_focal_loss() -> None:
-    cases, focal_loss = part("loss_cases"), part("focal_loss")
-    x = focal_loss.inputs(part("cases").on_cpu(quick=True), 1, dense=False)
-    ours, its = (
-        focal_loss.both_ways(loss, x)()
-        for loss in (
-            focal_loss.focaldet.ops.sigmoid_focal_loss,
-            lambda logits, labels, reduction: cases.loss_from_labels(logits, labels),
-        )
-    )
-    torch.testing.assert_close(ours, its)
-
-
-def test_what_a_run_uses_up_is_made_off_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    common, now, made = part("common"), [0.0], []
-
-    def make() -> list[int]:
-        now[0] += 100.0
-        made.append([len(made)])
-        return made[-1]
-
-    def use(each: list[int]) -> int:
-        now[0] += 2.0
-        return each.pop()  # fails where something is used twice
-
-    monkeypatch.setattr(common, "clock", lambda: now[0])
-    assert common.seconds_of(common.Consuming(make, use), 3) == 2.0
-    assert made == [[], [], []]
-    assert common.Consuming(make, use)() == 3
 
 
 @pytest.mark.parametrize("mode", ["save_gradient", "overwrite"])
@@ -102,7 +70,7 @@ def test_memory_is_measured(mode: str) -> None:
     command = [sys.executable, "-m", "benchmarks.loss_memory", mode, "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     taken = json.loads(done.stdout)
-    grid = part("cases").on_cpu(quick=True).anchors
+    grid = part("bar_cases").on_cpu(quick=True).anchors
     assert taken["gradient"] == 2 * len(grid) * (80 + 4) * 4
     assert 0 <= taken["extra"] < 100 * taken["gradient"]
 
@@ -146,8 +114,9 @@ def test_children_get_their_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bars.run("loss_cases", heap="kept") == "out"
     assert bars.run("loss_cases", heap="default") == "out"
     kept, default = environments
-    assert bars.HEAP_KEPT.items() <= kept.items()
-    assert not bars.HEAP_KEPT.keys() & default.keys() and "PATH" in default
+    settings = part("heap").HEAP_KEPT
+    assert settings.items() <= kept.items()
+    assert not settings.keys() & default.keys() and "PATH" in default
 
 
 def test_the_table_in_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,10 +22,10 @@ def part(name: str) -> ModuleType:
 
 def test_every_target_has_its_case() -> None:
     """And what is timed gives the same as its peers."""
-    common, setup = part("common"), part("cases").on_cpu(quick=True)
+    measure, setup = part("measure").measure, part("bar_cases").on_cpu(quick=True)
     targets = part("suppression").TARGETS
     for op, case in part("suppression_cases").cases(setup):
-        rows = common.measure(op, case, setup, list(case.providers), rounds=2)
+        rows = measure(op, case, setup, list(case.providers), rounds=2)
         wanted = [t for t in targets if t.op == op]
         assert wanted or op == "nms, a million"  # which has no peer
         for target in wanted:
