@@ -88,29 +88,34 @@ def measure(
             name: entered.attempt(name, partial(memory.taken, run, setup.device))
             for name, run in list(entered.runs.items())
         }
-        work = case.work(inputs, way) if entered.runs else None
-        beside = dict(case.beside) if entered.runs else {}
-        entered.runs |= {name: provider(inputs) for name, provider in beside.items()}
-        if work is not None:
-            limit, entered.runs[limit] = limit_of(work, setup.device)
+        work = add_beside(entered, case, inputs, way, setup) if entered.runs else None
         for cache in caches:
             lines = {
-                name: blank(op, case, name, way, cache, work)
+                name: Row(
+                    op,
+                    case.name,
+                    name,
+                    work.moved if work else None,
+                    way=way,
+                    cache=cache,
+                    sizes=dict(case.sizes),
+                    operations=work.operations if work else None,
+                    peak=peaks.get(name),
+                )
                 for name in dict.fromkeys([*names, *entered.runs])
             }
-            for name, peak in peaks.items():
-                lines[name].peak = peak
             time_in_turns(entered, lines, setup, cache, rounds)
             rows += lines.values()
     return rows
 
 
-def blank(op: str, case: Case, name: str, way: str, cache: str, work: Work | None) -> Row:
-    """The row of a provider that has not been timed yet."""
-    row = Row(op, case.name, name, work.moved if work else None, way=way, cache=cache)
-    row.sizes = dict(case.sizes)
-    row.operations = work.operations if work else None
-    return row
+def add_beside(entered: Field, case: Case, inputs: Any, way: str, setup: Setup) -> Work | None:
+    """Enters what is timed and not compared; returns the work that memory limits."""
+    entered.runs |= {name: provider(inputs) for name, provider in case.beside.items()}
+    if (work := case.work(inputs, way)) is not None:
+        name, run = limit_of(work, setup.device)
+        entered.runs[name] = run
+    return work
 
 
 def compare(case: Case, inputs: Any, names: Sequence[str], setup: Setup) -> Field:

@@ -1,12 +1,9 @@
-"""How benchmarks measures a case: who is timed, each way, what fails, memory and the clock."""
+"""How benchmarks measures a case: who is timed, each way, what fails, and what is said of it."""
 
 from __future__ import annotations
 
 import importlib
-import re
-import resource
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -166,99 +163,6 @@ def test_each_way_is_timed_and_a_backward_has_a_forward_of_its_own() -> None:
     assert all(len(row.seconds) == 2 for row in rows.values())
     text = part("report").block(list(rows.values()))
     assert "a case (N=3); backward, cold caches" in text
-
-
-# The clock --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the clock shows."""
-    time = [0.0]
-    monkeypatch.setattr(part("clock"), "timer", lambda: time[0])
-    return time
-
-
-def test_what_a_run_uses_up_is_made_off_the_clock(now: list[float]) -> None:
-    made: list[list[int]] = []
-
-    def make() -> list[int]:
-        now[0] += 100.0
-        made.append([len(made)])
-        return made[-1]
-
-    def use(each: list[int]) -> int:
-        now[0] += 2.0
-        return each.pop()  # fails where something is used twice
-
-    run = part("case").Consuming(make, use)
-    assert part("clock").seconds_of(run, 3) == 2.0
-    assert made == [[], [], []]
-    assert run() == 3
-
-
-def test_cold_caches_are_flushed_before_every_call_off_the_clock(
-    now: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock, log = part("clock"), []
-
-    def flush() -> None:
-        now[0] += 50.0
-        log.append("flush")
-
-    def run() -> None:
-        now[0] += 3.0
-        log.append("run")
-
-    monkeypatch.setattr(clock, "_flush", lambda device: flush)
-    assert clock.clock(CPU, "cold")(run, 2) == 3.0
-    assert log == ["flush", "run"] * 2
-    assert clock.calls_for(1e-6, "cold", False) == clock.MOST_FLUSHED < 5000
-    assert clock.calls_for(1e-6, "warm", False) == 5000 and clock.calls_for(9.0, "warm", True) == 1
-
-
-def test_the_flush_is_larger_than_the_cache() -> None:
-    clock = part("clock")
-    assert clock.cache_size(CPU) >= 1 << 20
-    assert clock._flush(CPU)().nbytes >= 2 * clock.cache_size(CPU)
-
-
-# Memory -----------------------------------------------------------------------------------------
-
-
-def test_peak_counts_temporaries_and_results_but_no_inputs() -> None:
-    case, memory = part("case"), part("memory")
-    x = torch.ones(1 << 20)  # 4 MB
-
-    def two_at_a_time() -> torch.Tensor:
-        y = x + 1
-        y = y + 1
-        return y + 1
-
-    assert memory.taken(two_at_a_time, CPU) == pytest.approx(8 << 20, abs=4096)
-    assert memory.taken(lambda: x.sum(), CPU) < 4096
-    made = case.Consuming(lambda: x * 2, lambda y: y.add_(1))
-    assert memory.taken(made, CPU) < 4096
-
-
-def test_peak_sees_the_workspace_of_our_operators() -> None:
-    ops = importlib.import_module("focaldet.ops")
-    x, labels = torch.randn(1000, 80, requires_grad=True), torch.zeros(1000, dtype=torch.int64)
-    loss = lambda: torch.autograd.grad(ops.sigmoid_focal_loss(x, labels, reduction="sum"), x)  # noqa: E731
-    assert x.nbytes <= part("memory").taken(loss, CPU) <= x.nbytes + 4096
-
-
-def test_an_allocation_that_the_machine_cannot_hold_fails_before_it_is_used() -> None:
-    memory = part("memory")
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        pytest.skip("there is no /proc/meminfo")
-    total = int(re.search(r"MemTotal:\s+(\d+)", meminfo.read_text())[1]) * 1024
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    with memory.within_machine(), pytest.raises(RuntimeError) as caught:
-        torch.empty(2 * total, dtype=torch.uint8)
-    assert memory.is_exhausted(caught.value)
-    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 # The report -------------------------------------------------------------------------------------
