@@ -172,6 +172,53 @@ def test_bad_arguments_get_one_line(
 
 
 @pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The benchmarks that were to run in processes of their own: their options, their heaps."""
+    main, found = part("__main__"), []
+
+    def recorded(command: list[str], env: dict[str, str]) -> Any:
+        parsed = vars(main.make_parser().parse_args(command[3:]))
+        kept = part("heap").HEAP_KEPT.items() <= env.items()
+        found.append(parsed | {"heap of process": "kept" if kept else "default"})
+        return subprocess.CompletedProcess(command, 3 if parsed["heap"] == "kept" else 0)
+
+    monkeypatch.setattr(main.subprocess, "run", recorded)
+    for name in part("heap").HEAP_KEPT:
+        monkeypatch.delenv(name, raising=False)
+    return found
+
+
+def test_another_heap_is_another_process(children: list[dict[str, Any]], tmp_path: Path) -> None:
+    json = tmp_path / "out.json"
+    options = ["anchors", "--quick", "--device", "cpu", "--dtype", "bf16", "--json", str(json)]
+    assert part("__main__").main([*options, "--heap", "kept"]) == 3
+    (only,) = children
+    assert (only["heap"], only["heap of process"], only["json"]) == ("kept", "kept", json)
+    assert only["ops"] == ["anchors"] and only["dtype"] == "bf16" and only["quick"]
+
+
+def test_both_heaps_have_a_file_each(children: list[dict[str, Any]], tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--json", str(tmp_path / "out.json"), "--heap", "both"]
+    assert part("__main__").main(options) == 3
+    assert [each["heap of process"] for each in children] == ["kept", "default"]
+    names = [each["json"].name for each in children]
+    assert names == ["out-cpu-kept.json", "out-cpu-default.json"]
+
+
+def test_everything_that_the_machine_can_do(
+    children: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(focaldet, "_C_cuda", object())
+    part("__main__").main(["nms", "--heap", "both"])
+    assert [(each["device"], each["heap"]) for each in children] == [
+        ("cuda", "kept"),  # malloc does not change how a GPU is timed
+        ("cpu", "kept"),
+        ("cpu", "default"),
+    ]
+
+
+@pytest.fixture
 def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
     """A README with markers, and the arguments that render a measured CPU result into it."""
     (tmp_path / "results").mkdir()
