@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -75,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.check("heap", [args.heap] if args.heap else (), HEAPS)
     if args.json and not args.json.resolve().parent.is_dir():
         parser.error(f"--json {args.json}: expected a file in a folder that exists")
+    # torch's log of warnings, which reports what its profiler of memory does not know.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         import focaldet
     except ImportError as error:

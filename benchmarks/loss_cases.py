@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cases(setup: Setup) -> Iterator[tuple[str, Case]]:
     """By the names that loss.py's targets have for them."""
     yield "focal", focal(setup)
-    yield "match", match.case(setup, COCO_800)
+    yield "match", matching(setup)
     yield "anchors", generated_anchors(setup)
     yield "retinanet", retinanet(setup)
     for classes in (3, 80):
@@ -64,6 +64,15 @@ def torchvision_from_dense(x: focal_loss.Inputs) -> Run:
     """It is given the dense targets that it needs, ready-made."""
     dense = focal_loss.one_hot(x.targets, x.logits)
     return focal_loss.torchvision_provider(x._replace(targets=dense))
+
+
+# Matching ---------------------------------------------------------------------------------------
+
+
+def matching(setup: Setup) -> Case:
+    case = match.case(setup, COCO_800)
+    names = ("focaldet", "reference", "torchvision")
+    return replace(case, providers={name: case.providers[name] for name in names})
 
 
 # Anchors ----------------------------------------------------------------------------------------

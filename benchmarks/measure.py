@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
 from . import memory
@@ -60,7 +61,7 @@ def reason(error: Exception) -> str:
     if memory.is_exhausted(error):
         return "out of memory"
     text = (str(error).strip() or "no reason given").splitlines()[0]
-    return f"fails: {type(error).__name__}: {text}"
+    return shorten(f"fails: {type(error).__name__}: {text}", 120, placeholder=" ...")
 
 
 def measure(
