@@ -30,7 +30,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     way: str = "both"
     cache: str = "warm"
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int | str] = field(default_factory=dict)
     operations: float | None = None  # arithmetic, at least
     limit: list[float] = field(default_factory=list)  # seconds that memory needs for `moved`
     peak: int | None = None  # bytes taken at most beside inputs
@@ -98,7 +98,8 @@ def block(rows: list[Row]) -> str:
 
 def _table(rows: dict[str, Row]) -> Iterator[str]:
     first = next(iter(rows.values()))
-    sizes = ", ".join(f"{name}={size:,}" for name, size in first.sizes.items())
+    unnamed = {k: size for k, size in first.sizes.items() if f"{k} = " not in first.case}
+    sizes = ", ".join(f"{name}={size:,}" for name, size in unnamed.items())
     yield f"\n{first.case}{f' ({sizes})' if sizes else ''}; {first.way}, {first.cache} caches"
     limit = next((name for name in LIMITS if name in rows), None)
     for name, row in rows.items():

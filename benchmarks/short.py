@@ -1,0 +1,51 @@
+"""The short set: every operator at sizes that take milliseconds, for CI to compare with a stored
+result. `python -m benchmarks --short --json benchmarks/results/short/cpu.json` stores it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from .inputs import Setup
+from .measure import measure
+from .report import Row
+from .sized import CLUSTERED, Size, cases
+
+# Two threads wait for each other, and where a neighbour has one's core, for a time slice: 8 ms.
+THREADS = 1
+# Neighbours come and go within seconds: so every case is timed at several times.
+PASSES = 3
+ROUNDS = 40
+PROVIDERS = ("focaldet", "torchvision")  # the twins are slow, and right answers are tests' business
+SIZES = {
+    "focal_loss": (Size(128),),
+    "softmax_focal_loss": (Size(128),),
+    "anchors": (Size(256),),
+    "match": (Size(128),),
+    "nms": (Size(boxes=1000), Size(boxes=1000, layout=CLUSTERED)),
+    "boxes": (Size(128),),
+    "retinanet_loss": (Size(128),),
+    "postprocess": (Size(128), Size(128, logits=-4.3)),
+}
+
+
+def groups(ops: Sequence[str], setup: Setup, wanted: Sequence[str]) -> Iterator[list[Row]]:
+    """The rows of each case, with the rounds of all passes. Of a loss, both ways together."""
+    # Quick: turns of a millisecond. The shorter, the more of them nobody interrupts.
+    setup = replace(setup, quick=True)
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for _ in range(PASSES):
+        for op in ops:
+            for row in one_pass(op, setup, wanted):
+                first = found.setdefault((op, row.case), {}).setdefault(row.provider, row)
+                if first is not row:
+                    first.seconds += row.seconds
+                    first.limit += row.limit
+    for rows in found.values():
+        yield list(rows.values())
+
+
+def one_pass(op: str, setup: Setup, wanted: Sequence[str]) -> Iterator[Row]:
+    for size in SIZES[op]:
+        for case in cases(op, setup, size):
+            yield from measure(op, replace(case, ways=case.ways[-1:]), setup, wanted, ROUNDS)
