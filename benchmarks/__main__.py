@@ -209,7 +209,7 @@ def groups(args: argparse.Namespace, setup: Setup) -> Iterator[list[Row]]:
 
     if args.short:
         ops = args.ops or short.SIZES
-        yield from short.groups(ops, setup, args.provider or short.PROVIDERS)
+        yield from short.groups(ops, setup, args.provider)
         return
     providers = args.provider or [*OURS, *peers.available()]
     caches = CACHES[args.cache or ("cold" if setup.device.type == "cuda" else "warm")]

@@ -159,7 +159,9 @@ def legend(figure: SubFigure, rows: Sequence[Row], **place: Any) -> None:
     ]
     if any(case.limit() for case in series.cases(rows)):
         handles.append(Line2D([], [], label=LIMIT_LABEL, **line_style(LIMIT, None)))
-    figure.legend(handles=handles, ncols=len(handles), frameon=False, handlelength=2.4, **place)
+    figure.legend(
+        handles=handles, ncols=max(1, len(handles)), frameon=False, handlelength=2.4, **place
+    )
 
 
 # Sweeps -----------------------------------------------------------------------------------------
@@ -172,7 +174,7 @@ def sweep_chart(panel: Panel, looks: dict[str, tuple[str, str]]) -> Chart:
     draw = partial(draw_lines, panel.axis, looks)
     drawers = [partial(draw, panel.seconds, "time of a call, seconds", "s")]
     if panel.peak:
-        drawers.append(partial(draw, panel.peak, "peak memory beside the inputs, bytes", "B"))
+        drawers.append(partial(draw, panel.peak, "peak memory of tensors, bytes", "B"))
     return Chart(title, 3.3, drawers)
 
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from . import figures, series
-from .report import Row, Spread, digits, duration, spread
+from .report import Row, Spread, digits, duration, size, spread
 from .series import LIMIT
 
 # Of each colour that the figures are drawn in, what takes its place on a dark screen.
@@ -92,7 +92,8 @@ def page(facts: dict[str, Any], rows: Sequence[Row]) -> str:
 {charts}
 <h2>Every row</h2>
 <p class="muted">Medians and quartiles of the times of a call; ratios are of times within one round.
-The limit is what this machine needs for the bytes that must be read and written at least.</p>
+The limit is what this machine needs for the bytes that must be read and written at least; the peak,
+what tensors take beside the inputs.</p>
 <div class="scroll"><table>
 <tr><th></th><th>median</th><th>quartiles</th><th>× focaldet</th><th>× limit</th>
 <th>peak memory</th></tr>
@@ -148,7 +149,7 @@ def named(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is known, in words; bandwidths in GB/s."""
     for name, title in FACTS.items():
         if facts.get(name) is not None:
-            yield title, str(facts[name])[:40]
+            yield title, str(facts[name])[: 12 if name == "csrc_sha256" else None]
     for name, bandwidth in (facts.get("limits") or {}).items():
         yield f"Bandwidth, {name}", f"{bandwidth / 1e9:.3g} GB/s"
 
@@ -178,4 +179,4 @@ def numbers(row: Row, ratios: dict[str, dict[str, Spread]]) -> Iterator[str]:
     for base, found in ratios.items():
         there = row.provider in found and row.provider != base
         yield digits(found[row.provider].median) if there else ""
-    yield f"{row.peak / 1e6:,.3g} MB" if row.peak is not None else ""
+    yield size(row.peak) if row.peak is not None else ""

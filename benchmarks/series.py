@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from .report import LIMITS, Row, Spread, spread
 
 LIMIT = "limit"
+WAYS = {"both": "forward and backward"}
 Value = int | str
 
 
@@ -77,7 +78,7 @@ def cases(rows: Sequence[Row]) -> list[Case]:
     return [
         Case(
             case
-            + (f", {way}" if len(ways[op, case]) > 1 else "")
+            + (f", {WAYS.get(way, way)}" if len(ways[op, case]) > 1 else "")
             + (f", {cache} caches" if cache != "warm" else ""),
             by_provider,
         )

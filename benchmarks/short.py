@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from .case import Case
 from .inputs import Setup
 from .measure import measure
 from .report import Row
@@ -16,7 +17,6 @@ THREADS = 1
 # Neighbours come and go within seconds: so every case is timed at several times.
 PASSES = 3
 ROUNDS = 40
-PROVIDERS = ("focaldet", "torchvision")  # the twins are slow, and right answers are tests' business
 SIZES = {
     "focal_loss": (Size(128),),
     "softmax_focal_loss": (Size(128),),
@@ -29,7 +29,7 @@ SIZES = {
 }
 
 
-def groups(ops: Sequence[str], setup: Setup, wanted: Sequence[str]) -> Iterator[list[Row]]:
+def groups(ops: Sequence[str], setup: Setup, wanted: Sequence[str] | None) -> Iterator[list[Row]]:
     """The rows of each case, with the rounds of all passes. Of a loss, both ways together."""
     # Quick: turns of a millisecond. The shorter, the more of them nobody interrupts.
     setup = replace(setup, quick=True)
@@ -45,7 +45,13 @@ def groups(ops: Sequence[str], setup: Setup, wanted: Sequence[str]) -> Iterator[
         yield list(rows.values())
 
 
-def one_pass(op: str, setup: Setup, wanted: Sequence[str]) -> Iterator[Row]:
+def one_pass(op: str, setup: Setup, wanted: Sequence[str] | None) -> Iterator[Row]:
     for size in SIZES[op]:
         for case in cases(op, setup, size):
-            yield from measure(op, replace(case, ways=case.ways[-1:]), setup, wanted, ROUNDS)
+            case = replace(case, ways=case.ways[-1:])
+            yield from measure(op, case, setup, wanted or default(case), ROUNDS)
+
+
+def default(case: Case) -> tuple[str, str]:
+    """One peer is enough for a ratio; the twins are slow, and right answers are for tests to see."""
+    return "focaldet", "torchvision" if "torchvision" in case.providers else "reference"

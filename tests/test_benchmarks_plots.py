@@ -150,7 +150,7 @@ def test_titles_tell_cases_of_several_ways_and_caches_apart() -> None:
         )
     ]
     titles = [case.title for case in part("series").cases(rows)]
-    assert titles == ["loss, forward", "loss, both, cold caches", "nms"]
+    assert titles == ["loss, forward", "loss, forward and backward, cold caches", "nms"]
 
 
 # Drawing ----------------------------------------------------------------------------------------
@@ -190,6 +190,15 @@ def test_a_page_says_what_was_not_timed(tmp_path: Path) -> None:
     text = draw(stored(tmp_path, rows), "a.html").read_text()
     assert "mmcv is not installed" in text and "first call: 3 s" in text
     assert "2.20 ms" in text and "4.40 ms" in text and "<td>2.00</td>" in text
+
+
+@drawn
+@pytest.mark.parametrize("facts", [{}, {"sweep": "N"}])
+def test_a_result_without_times_is_drawn(facts: dict[str, str], tmp_path: Path) -> None:
+    failed = row(9, "focaldet", 1.0) | {"seconds": [], "limit": [], "note": "out of memory"}
+    for name in ("a.png", "a.html"):
+        assert draw(stored(tmp_path, [failed], **facts), name).stat().st_size > 1000
+    assert "out of memory" in (tmp_path / "a.html").read_text()
 
 
 @drawn
