@@ -53,5 +53,5 @@ def one_pass(op: str, setup: Setup, wanted: Sequence[str] | None) -> Iterator[Ro
 
 
 def default(case: Case) -> tuple[str, str]:
-    """One peer is enough for a ratio; the twins are slow, and right answers are for tests to see."""
+    """One peer is enough for a ratio; the twins are slow, and tests see what is right."""
     return "focaldet", "torchvision" if "torchvision" in case.providers else "reference"

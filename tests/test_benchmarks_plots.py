@@ -109,9 +109,23 @@ def test_a_sweep_over_threads_leaves_them_as_they_were() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_the_short_set_has_every_operator() -> None:
-    main = part("__main__")
-    assert set(part("short").SIZES) == set(main.OPS) - {"model"}
+def test_the_short_set_has_every_operator_and_a_stored_result() -> None:
+    """Else CI compares nothing: `python -m benchmarks --short --json` stores it anew."""
+    short, root = part("short"), Path(__file__).resolve().parent.parent
+    assert set(short.SIZES) == set(part("ops").NAMES) - {"model"}
+    setup = part("inputs").Setup(torch.device("cpu"), torch.float32, (64, 64), True)
+    names = {
+        case.name
+        for op, sizes in short.SIZES.items()
+        for size in sizes
+        for case in part("sized").cases(op, setup, size)
+    }
+    stored = part("stored").read(root / "benchmarks" / "results" / "short" / "cpu.json")
+    timed = {row.case for row in stored.rows if row.provider == "focaldet" and row.seconds}
+    assert timed == names
+    assert len(
+        {row.case for row in stored.rows if row.provider in ("torchvision", "reference")}
+    ) == len(names)
 
 
 # Arranging --------------------------------------------------------------------------------------
