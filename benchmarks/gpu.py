@@ -45,7 +45,10 @@ SANITIZERS = {
     "racecheck": OURS,
     "initcheck": ("--check-api-memory-access", "no"),
 }
+# Races are between blocks and threads: what shares memory does not depend on more than the size.
+SANITIZED_DTYPES = {"racecheck": ("float32", "bfloat16")}
 DTYPES = ("float32", "bfloat16")
+WORKERS = 4
 PACKAGES = ("setuptools", "pybind11", "numpy", "pytest", "hypothesis")
 PARTS, RESULTS = ROOT / "build" / "gpu", ROOT / "benchmarks" / "results" / "gpu"
 
@@ -192,7 +195,9 @@ def build(_: Path) -> list[str]:
 
 
 def pytest(result: Path) -> list[str]:
-    options = ("-q", "-p", "no:cacheprovider", f"--junitxml={result}")
+    """In parallel, where pytest-xdist is installed."""
+    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={result}"]
+    options += ["-n", str(WORKERS)] if find_spec("xdist") else []
     return python("-m", "pytest", *options, "-m", "cuda", "tests/ops", "tests/models")
 
 
@@ -205,7 +210,7 @@ def sanitize(tool: str, _: Path) -> list[str]:
         *(program, "--tool", tool, *SANITIZERS[tool]),
         *("--launch-timeout", "0", "--print-limit", "0", "--show-backtrace", "device"),
         *("--error-exitcode", str(outcomes.FOUND)),
-        *python("-m", "benchmarks.gpu_subset"),
+        *python("-m", "benchmarks.gpu_subset", *SANITIZED_DTYPES.get(tool, ())),
     ]
 
 

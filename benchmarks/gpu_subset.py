@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_subset`: every CUDA operator on a few small inputs.
+"""`python -m benchmarks.gpu_subset [DTYPE ...]`: every CUDA operator on a few small inputs.
 
 For compute-sanitizer, which slows kernels down up to a hundred times. The sizes are the smallest
 that reach every path: packs that end inside a row, pointers off 16 bytes, tiles of NMS that wait
@@ -7,7 +7,8 @@ for others. Inputs are drawn on the CPU: nothing but the operators runs kernels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -131,20 +132,21 @@ def postprocess(dtype: torch.dtype, device: torch.device) -> None:
 FAMILIES = (focal_loss, softmax_focal_loss, nms, box_arithmetic, anchors, detector, postprocess)
 
 
-def tour(device: torch.device) -> Iterator[str]:
+def tour(device: torch.device, dtypes: Iterable[torch.dtype] = DTYPES) -> Iterator[str]:
     """Names what it has just called."""
     torch.manual_seed(0)
-    for dtype in DTYPES:
+    for dtype in dtypes:
         for family in FAMILIES:
             family(dtype, device)
             yield f"{family.__name__}, {str(dtype).removeprefix('torch.')}"
 
 
-def main() -> None:
-    for name in tour(torch.device("cuda")):
+def main(names: Sequence[str]) -> None:
+    dtypes = [getattr(torch, name) for name in names] or DTYPES
+    for name in tour(torch.device("cuda"), dtypes):
         torch.cuda.synchronize()
         print(f"done: {name}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

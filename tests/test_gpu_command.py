@@ -208,7 +208,8 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for tool in gpu.SANITIZERS:
         command = gpu.sanitize(tool, tmp_path)
         assert command[:3] == [str(program), "--tool", tool]
-        assert command[-3:] == [sys.executable, "-m", "benchmarks.gpu_subset"]
+        subset = [sys.executable, "-m", "benchmarks.gpu_subset"]
+        assert command[command.index("-m") - 1 :] == [*subset, *gpu.SANITIZED_DTYPES.get(tool, ())]
         assert ("kns=focaldet" in command) == (tool != "initcheck")
     parser = part("__main__").make_parser()
     args = parser.parse_args(gpu.benchmark("bfloat16", tmp_path / "out")[3:])

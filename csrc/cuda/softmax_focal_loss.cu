@@ -50,7 +50,7 @@ __device__ __forceinline__ C over_warp(C value, Combine&& combine) {
 // e^(x - largest), where two equal infinities differ by nothing.
 template <class C>
 __device__ __forceinline__ C relative_exp(C x, C largest) {
-  return x == largest ? C(1) : exp_minus_abs(x - largest);
+  return x == largest ? C(1) : exp_(x - largest);
 }
 
 template <class T>

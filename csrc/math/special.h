@@ -80,8 +80,8 @@ FD_HD double exp_(double x) { return std::exp(x); }
 
 // e^-|x|. It cannot overflow: 2^(n + 64) goes straight into the exponent, and the rest is a
 // constant. The same bits as exp_, but on a GPU, whose unit for 2^x (2 ulp) takes the place of the
-// polynomial: what the product x log2 e rounds away is put back. Subnormal results are 0 there. It
-// is a third of the instructions of a focal loss, and those bound it (benchmarks/loops.py).
+// polynomial: what the product x log2 e rounds away is put back. The polynomial is a third of a
+// focal loss's instructions, and those bound it (benchmarks/loops.py).
 FD_HD float exp_minus_abs(float x) {
   const float magnitude = std::fabs(x);
   const float z = magnitude > 105.0f ? -105.0f : -magnitude;  // NaN stays
@@ -89,7 +89,7 @@ FD_HD float exp_minus_abs(float x) {
   const float exponent = z * 0x1.715476p+0f;
   const float lost = std::fma(z, 0x1.4ae0cp-26f, std::fma(z, 0x1.715476p+0f, -exponent));
   float e;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(exponent));
+  asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(exponent));
   return std::fma(e, lost * 0x1.62e430p-1f, e);
 #else
   const Scaled e = exp_scaled(z);

@@ -21,8 +21,7 @@ pytestmark = [
 # its square; 5 for the cross entropy c, and a half for each product. The gradient p^2 (2 q c + p)
 # is no worse.
 LARGEST_ERROR = 16 * 2.0**-23
-# Below, results or what they are made of are subnormal, which the units flush to 0.
-SMALLEST = 2.0**-120
+SMALLEST = 2.0**-126  # Below, errors are absolute.
 
 
 def loss_and_gradient(loss: Tensor, x: Tensor) -> Tensor:
@@ -31,13 +30,8 @@ def loss_and_gradient(loss: Tensor, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("label", [-1, 0], ids=["background", "foreground"])
-@pytest.mark.parametrize(
-    "stride",
-    # A prime, so that every binade is met at other significands; and every float there is.
-    [pytest.param(509, id="sample"), pytest.param(1, id="every-float", marks=pytest.mark.slow)],
-)
-def test_accuracy(label: int, stride: int) -> None:
-    chunk = 1 << 24
+def test_accuracy(label: int) -> None:
+    stride, chunk = 61, 1 << 24  # a prime, so that every binade is met at other significands
     for start in range(-(1 << 31), 1 << 31, chunk * stride):
         end = min(start + chunk * stride, 1 << 31)
         bits = torch.arange(start, end, stride, device="cuda").to(torch.int32)
@@ -52,7 +46,7 @@ def test_accuracy(label: int, stride: int) -> None:
         worst = torch.where(right >= SMALLEST, off / right, 0).max(dim=1)
         for name, value, at in zip(("loss", "gradient"), *worst, strict=True):
             assert value <= LARGEST_ERROR, f"{name} at {x[at].item():.9g}: {value * 2**23:.1f} ulp"
-        assert torch.where(right < SMALLEST, off, 0).max() <= SMALLEST
+        assert torch.where(right < SMALLEST, off, 0).max() <= LARGEST_ERROR * SMALLEST
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
