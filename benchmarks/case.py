@@ -37,29 +37,37 @@ class Consuming:
 Run = Callable[[], Any]  # or a Consuming
 
 
-@dataclass(frozen=True)
+@dataclass
 class Differentiable:
-    """What a provider of a loss runs: it can be timed forward, backward and both ways.
+    """What a provider runs that has a gradient: it can be timed forward, backward and both ways.
+
+    The gradient is that of the sum of what it gives; where this is no scalar, the ones that come in
+    are made once, in a first call.
 
     Forward is the forward of training, and saves what its backward needs. A backward uses up a
     forward, which is made for every call off the clock: a graph that is kept would be another, as
     some losses write their gradient over what they have saved.
     """
 
-    losses: Callable[[], Sequence[Tensor]]  # scalars
+    outputs: Callable[[], Sequence[Tensor]]
     leaves: Sequence[Tensor]
+    incoming: Sequence[Tensor] = ()
 
     def __call__(self) -> tuple[Tensor, ...]:
-        losses = self.losses()
-        return *losses, *self.gradients(losses)
+        outputs = self.outputs()
+        return *outputs, *self.gradients(outputs)
 
-    def gradients(self, losses: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(sum(losses), self.leaves)
+    def gradients(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if all(each.dim() == 0 for each in outputs):
+            return torch.autograd.grad(sum(outputs), self.leaves)
+        if not self.incoming:
+            self.incoming = [torch.ones_like(each) for each in outputs]
+        return torch.autograd.grad(outputs, self.leaves, self.incoming)
 
     def one_way(self, way: str) -> Run:
         if way == BACKWARD:
-            return Consuming(self.losses, self.gradients)
-        return self.losses if way == FORWARD else self
+            return Consuming(self.outputs, self.gradients)
+        return self.outputs if way == FORWARD else self
 
 
 Provider = Callable[[Any], Run]  # prepares what is not timed, returns what is

@@ -25,14 +25,21 @@ def compiled(function: Callable[..., Any], arguments: Callable[[Any], tuple[Any,
     return provider
 
 
-def compiled_loss(function: Callable[[Tensor, Tensor], Tensor]) -> Provider:
-    """Of logits and targets, both ways."""
+def compiled_both_ways(
+    function: Callable[..., Tensor], arguments: Callable[[Any], tuple[Tensor, ...]]
+) -> Provider:
+    """The first argument is the leaf."""
 
-    def provider(x: Any) -> Run:
+    def provider(inputs: Any) -> Run:
         ready = torch.compile(function, fullgraph=True, dynamic=False)
-        return Differentiable(lambda: (ready(x.logits, x.targets),), (x.logits,))
+        given = arguments(inputs)
+        return Differentiable(lambda: (ready(*given),), given[:1])
 
     return provider
+
+
+def compiled_loss(function: Callable[[Tensor, Tensor], Tensor]) -> Provider:
+    return compiled_both_ways(function, lambda x: (x.logits, x.targets))
 
 
 def focal_from_labels(logits: Tensor, labels: Tensor) -> Tensor:

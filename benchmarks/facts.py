@@ -23,6 +23,7 @@ def facts(setup: Setup) -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),  # processes that ran or waited, in the last minute
         "gpu": torch.cuda.get_device_name(setup.device) if cuda else None,
         "simd": focaldet._C.simd_level,
         "threads": torch.get_num_threads(),

@@ -81,6 +81,7 @@ def measure(
     except Exception as error:
         if not memory.is_exhausted(error):
             raise
+        memory.release()
         inputs, found = None, Field({}, dict.fromkeys(names, "out of memory for the inputs"))
     rows: list[Row] = []
     for way in case.ways:

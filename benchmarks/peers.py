@@ -30,8 +30,8 @@ def one_hot(labels: Tensor, like: Tensor) -> Tensor:
     return F.one_hot(labels + 1, like.shape[1] + 1)[:, 1:].to(like.dtype)
 
 
-def summed(loss: Callable[[], Tensor], logits: Tensor) -> Differentiable:
-    return Differentiable(lambda: (loss(),), (logits,))
+def of_one(output: Callable[[], Tensor], leaf: Tensor) -> Differentiable:
+    return Differentiable(lambda: (output(),), (leaf,))
 
 
 # Losses: x has logits [n, K] and targets, int64 [n], of which -1 is background --------------------
@@ -56,7 +56,7 @@ def detectron2_focal(x: Any) -> Run:
             x.logits, one_hot(x.targets, x.logits), alpha=0.25, gamma=2.0, reduction="sum"
         )
 
-    return summed(loss, x.logits)
+    return of_one(loss, x.logits)
 
 
 def mmcv_focal(x: Any) -> Run:
@@ -64,7 +64,7 @@ def mmcv_focal(x: Any) -> Run:
     from mmcv.ops import sigmoid_focal_loss
 
     labels = torch.where(x.targets < 0, x.logits.shape[1], x.targets)
-    return summed(lambda: sigmoid_focal_loss(x.logits, labels, 2.0, 0.25, None, "sum"), x.logits)
+    return of_one(lambda: sigmoid_focal_loss(x.logits, labels, 2.0, 0.25, None, "sum"), x.logits)
 
 
 def apex_focal(x: Any) -> Run:
@@ -72,7 +72,7 @@ def apex_focal(x: Any) -> Run:
     from apex.contrib.focal_loss.focal_loss import focal_loss
 
     normalizer, classes = torch.ones(1, device=x.logits.device), x.logits.shape[1]
-    return summed(lambda: focal_loss(x.logits, x.targets, normalizer, classes, 0.25, 2.0), x.logits)
+    return of_one(lambda: focal_loss(x.logits, x.targets, normalizer, classes, 0.25, 2.0), x.logits)
 
 
 def softmax_focal_loss(setup: Setup) -> Providers:
@@ -83,7 +83,7 @@ def softmax_focal_loss(setup: Setup) -> Providers:
 def mmcv_softmax_focal(x: Any) -> Run:
     from mmcv.ops import softmax_focal_loss
 
-    return summed(lambda: softmax_focal_loss(x.logits, x.targets, 2.0, 0.25, None, "sum"), x.logits)
+    return of_one(lambda: softmax_focal_loss(x.logits, x.targets, 2.0, 0.25, None, "sum"), x.logits)
 
 
 # Suppression: x has boxes, scores and labels ------------------------------------------------------
@@ -190,6 +190,6 @@ def decoding() -> Providers:
         from detectron2.modeling.box_regression import Box2BoxTransform
 
         coder = Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0))
-        return lambda: coder.apply_deltas(x.deltas, x.anchors)
+        return of_one(lambda: coder.apply_deltas(x.deltas, x.anchors), x.deltas)
 
     return {"detectron2": detectron2}

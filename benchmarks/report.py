@@ -74,9 +74,11 @@ def header(facts: dict[str, Any]) -> str:
     gpu = f"; {facts['gpu']}" if facts["gpu"] else ""
     quick = "; quick: the figures mean nothing" if facts["quick"] else ""
     limits = ", ".join(f"{k} {v / 1e9:.3g} GB/s" for k, v in facts["limits"].items())
+    busy = "; other work may be in the way" if facts["load"] > facts["cores"] / 2 else ""
     versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in facts["versions"].items())
     return f"""\
 machine  {facts["cpu"]}, {facts["cores"]} cores{gpu}; memory: {limits}
+load     {facts["load"]:g} processes at the start{busy}
 run      device {facts["device"]}, dtype {facts["dtype"]}, {in_threads(facts)}, \
 SIMD {facts["simd"]}{quick}
 versions {versions}

@@ -177,7 +177,9 @@ def test_matching_and_boxes(install: Install) -> None:
     for provider in peers.box_iou(setup()).values():
         agree(provider, x, reference.box_iou(x.few, x.anchors))
     agree(peers.encoding()["detectron2"], x, reference.encode_boxes(x.many, x.anchors))
-    agree(peers.decoding()["detectron2"], x, reference.decode_boxes(x.deltas, x.anchors))
+    x = boxes.inputs_to_decode(setup())
+    expected = boxes.decode_both_ways(reference.decode_boxes, x)()
+    agree(peers.decoding()["detectron2"], x, expected)
 
 
 def test_peers_are_listed_where_they_can_run() -> None:

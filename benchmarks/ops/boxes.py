@@ -1,8 +1,8 @@
-"""box_iou, encode_boxes and decode_boxes on the anchors of an image."""
+"""box_iou, encode_boxes and decode_boxes, which alone has a gradient, on an image's anchors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ import focaldet.ops
 import focaldet.reference
 
 from .. import peers
-from ..case import Case, Run, Work, call
-from ..compiled import compiled
+from ..case import BACKWARD, FORWARD, WAYS, Case, Run, Work, call
+from ..compiled import compiled, compiled_both_ways
 from ..inputs import COCO_800, Setup, random_boxes
+from ..peers import of_one
 
 BOXES = 100
 PER_PAIR = (
@@ -39,6 +40,11 @@ def inputs(setup: Setup) -> Inputs:
         random_boxes(setup, len(table), seed=2),
         deltas.to(setup.device, setup.dtype),
     )
+
+
+def inputs_to_decode(setup: Setup) -> Inputs:
+    x = inputs(setup)
+    return x._replace(deltas=x.deltas.requires_grad_())
 
 
 def cases(setup: Setup) -> Iterator[Case]:
@@ -74,17 +80,26 @@ def cases(setup: Setup) -> Iterator[Case]:
     )
     yield Case(
         f"decode_boxes, {COCO_800.name}",
-        made,
+        partial(inputs_to_decode, sized),
         {
-            "focaldet": call("focaldet.ops:decode_boxes", to_decode),
-            "reference": call("focaldet.reference:decode_boxes", to_decode),
+            "focaldet": partial(decode_both_ways, focaldet.ops.decode_boxes),
+            "reference": partial(decode_both_ways, focaldet.reference.decode_boxes),
             "torchvision": torchvision_decode,
-            "torch.compile": compiled(focaldet.reference.decode_boxes, to_decode),
+            "torch.compile": compiled_both_ways(focaldet.reference.decode_boxes, to_decode),
             **peers.decoding(),
         },
         sizes={"N": n},
-        work=lambda x, way: Work(x.anchors.nbytes + x.deltas.nbytes, 4 * n * result_size(setup)),
+        ways=WAYS,
+        work=partial(work_of_decoding, result_size(setup)),
     )
+
+
+def work_of_decoding(size: int, x: Inputs, way: str) -> Work | None:
+    """Both ways read the gradient of the boxes, too, and write that of the deltas."""
+    if way == BACKWARD:
+        return None
+    given, boxes = x.anchors.nbytes + x.deltas.nbytes, x.deltas.numel() * size
+    return Work(given, boxes) if way == FORWARD else Work(given + boxes, boxes + x.deltas.nbytes)
 
 
 def result_size(setup: Setup) -> int:
@@ -114,5 +129,8 @@ def torchvision_encode(x: Inputs) -> Run:
 def torchvision_decode(x: Inputs) -> Run:
     from torchvision.models.detection._utils import BoxCoder
 
-    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
-    return lambda: coder.decode_single(x.deltas, x.anchors)
+    return decode_both_ways(BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single, x)
+
+
+def decode_both_ways(decode: Callable[[Tensor, Tensor], Tensor], x: Inputs) -> Run:
+    return of_one(lambda: decode(x.deltas, x.anchors), x.deltas)

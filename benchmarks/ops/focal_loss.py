@@ -16,7 +16,7 @@ from .. import peers
 from ..case import BACKWARD, BOTH, WAYS, Case, Run, Work
 from ..compiled import compiled_loss, focal_from_labels, focal_from_targets
 from ..inputs import COCO_640, COCO_800, LVIS, Setup, Workload
-from ..peers import one_hot, summed
+from ..peers import of_one, one_hot
 
 
 class Inputs(NamedTuple):
@@ -92,4 +92,4 @@ def torchvision_provider(x: Inputs) -> Run:
 
 
 def both_ways(loss: Callable[..., Tensor], x: Inputs) -> Run:
-    return summed(lambda: loss(x.logits, x.targets, reduction="sum"), x.logits)
+    return of_one(lambda: loss(x.logits, x.targets, reduction="sum"), x.logits)
