@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -27,7 +27,7 @@ SHORTEST = 5e-3  # seconds; faster calls are repeated until they add up to this
 MOST_FLUSHED = 5  # calls a round with cold caches, where each waits for a flush
 CACHE = 64 << 20  # bytes, where the system does not say
 TIMES_CACHE = 4  # the flush's buffer, in sizes of the cache
-LONGEST_QUEUE = 32  # flushes ahead of a call
+BUSY = 3e-3  # seconds of flushes ahead of a call: enough for the host to launch 500 kernels
 LAUNCH_BOUND = 1.5  # times the GPU's seconds
 
 Clock = Callable[[Run, int], float]  # seconds of one call, the mean of so many
@@ -35,7 +35,7 @@ Clock = Callable[[Run, int], float]  # seconds of one call, the mean of so many
 
 def clock(device: torch.device, cache: str) -> Clock:
     if device.type == "cuda":
-        return partial(_on_cuda, device, _flush(device) if cache == COLD else None)
+        return partial(_behind, device, _busy(device)) if cache == COLD else partial(_warm, device)
     return partial(_cold, _flush(device)) if cache == COLD else seconds_of
 
 
@@ -45,10 +45,13 @@ def calls_for(once: float, cache: str, quick: bool) -> int:
     return min(calls, MOST_FLUSHED) if cache == COLD else calls
 
 
-def _made(run: Run, calls: int) -> Iterator[Run]:
-    """The run so often, its input made off the clock, one at a time."""
-    for _ in range(calls):
-        yield partial(run.use, run.make()) if isinstance(run, Consuming) else run
+def _mean(run: Run, calls: int, seconds: Callable[[Run], float]) -> float:
+    """Of so many calls. What a call uses up is made before it and gone when the next is made."""
+    return sum(seconds(_ready(run)) for _ in range(calls)) / calls
+
+
+def _ready(run: Run) -> Run:
+    return partial(run.use, run.make()) if isinstance(run, Consuming) else run
 
 
 # The CPU ----------------------------------------------------------------------------------------
@@ -56,17 +59,21 @@ def _made(run: Run, calls: int) -> Iterator[Run]:
 
 def seconds_of(run: Run, calls: int) -> float:
     """With warm caches. (Also right on CUDA, where it adds the time of waiting for the GPU.)"""
-    if not isinstance(run, Consuming):
-        return timeit.timeit(run, timer=timer, number=calls) / calls
-    return sum(timeit.timeit(use, timer=timer, number=1) for use in _made(run, calls)) / calls
+    if isinstance(run, Consuming):
+        return _mean(run, calls, _once)
+    return timeit.timeit(run, timer=timer, number=calls) / calls
+
+
+def _once(use: Run) -> float:
+    return timeit.timeit(use, timer=timer, number=1)
 
 
 def _cold(flush: Run, run: Run, calls: int) -> float:
-    total = 0.0
-    for use in _made(run, calls):
+    def seconds(use: Run) -> float:
         flush()
-        total += timeit.timeit(use, timer=timer, number=1)
-    return total / calls
+        return _once(use)
+
+    return _mean(run, calls, seconds)
 
 
 def cache_size(device: torch.device) -> int:
@@ -85,21 +92,42 @@ def _flush(device: torch.device) -> Run:
     return lambda: buffer.zero_()
 
 
-# CUDA -------------------------------------------------------------------------------------------
+# CUDA: between events, which see the GPU's own time ---------------------------------------------
 
 
-def _on_cuda(device: torch.device, flush: Run | None, run: Run, calls: int) -> float:
-    """By events, which see the GPU's own time. Warm: around all calls, as they follow each other.
-    Cold: around each, behind a flush that keeps the GPU busy while the host launches the call."""
-    if flush is None and not isinstance(run, Consuming):
-        return _between_events(device, lambda: [run() for _ in range(calls)]) / calls
-    ahead = 1 if flush is None else _ahead(device, flush, run)
-    total = 0.0
-    for use in _made(run, calls):
-        for _ in range(ahead if flush else 0):
+def _warm(device: torch.device, run: Run, calls: int) -> float:
+    """Calls that follow each other: where the host launches slower than the GPU works, its time."""
+    if isinstance(run, Consuming):
+        return _mean(run, calls, partial(_between_events, device))
+
+    def all_calls() -> None:
+        for _ in range(calls):
+            run()
+
+    return _between_events(device, all_calls) / calls
+
+
+def _behind(device: torch.device, flush: Run, run: Run, calls: int) -> float:
+    """Calls with cold caches, each launched while the flush keeps the GPU busy."""
+
+    def seconds(use: Run) -> float:
+        flush()
+        return _between_events(device, use)
+
+    return _mean(run, calls, seconds)
+
+
+def _busy(device: torch.device) -> Run:
+    """Flushes for as long as BUSY."""
+    flush = _flush(device)
+    once = statistics.median(_between_events(device, flush) for _ in range(3))
+    times = ceil(BUSY / once)
+
+    def repeated() -> None:
+        for _ in range(times):
             flush()
-        total += _between_events(device, use)
-    return total / calls
+
+    return repeated
 
 
 def _between_events(device: torch.device, use: Run) -> float:
@@ -112,28 +140,12 @@ def _between_events(device: torch.device, use: Run) -> float:
         return start.elapsed_time(end) / 1e3
 
 
-def _ahead(device: torch.device, flush: Run, run: Run) -> int:
-    """Flushes that keep the GPU busy for as long as the host needs to launch the call."""
-    once = statistics.median(_between_events(device, flush) for _ in range(3))
-    return min(LONGEST_QUEUE, max(1, ceil(2 * host_seconds(run) / once)))
-
-
-def host_seconds(run: Run) -> float:
-    """Seconds until the host is done with a call, which need not be when the GPU is."""
-    (use,) = _made(run, 1)
-    timer()  # waits for the GPU
-    start = timeit.default_timer()
-    use()
-    return timeit.default_timer() - start
-
-
 def launch_bound(device: torch.device, run: Run, quick: bool) -> str:
     """A remark where the host cannot keep up: calls that follow each other take longer than the
     GPU works. Calls that wait for the GPU themselves take as long either way."""
-    behind_flush = partial(_on_cuda, device, _flush(device))
-    gpu = statistics.median(behind_flush(run, 1) for _ in range(3))
-    calls = calls_for(gpu, WARM, quick)
-    host = seconds_of(run, calls)
+    behind = clock(device, COLD)
+    gpu = statistics.median(behind(run, 1) for _ in range(3))
+    host = seconds_of(run, calls_for(gpu, WARM, quick))
     if host <= LAUNCH_BOUND * gpu:
         return ""
     return (

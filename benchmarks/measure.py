@@ -61,7 +61,7 @@ def reason(error: Exception) -> str:
     if memory.is_exhausted(error):
         return "out of memory"
     text = (str(error).strip() or "no reason given").splitlines()[0]
-    return shorten(f"fails: {type(error).__name__}: {text}", 120, placeholder=" ...")
+    return shorten(f"fails: {type(error).__name__}: {text}", 200, placeholder=" ...")
 
 
 def measure(

@@ -76,12 +76,9 @@ def test_the_flush_is_larger_than_the_cache() -> None:
     assert clock._flush(CPU)().nbytes >= 2 * clock.cache_size(CPU)
 
 
-# Stands in for a GPU: its queue, in which the host does not wait.
-
-
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> list[str]:
-    """What was launched, between events in brackets. A flush takes 100 µs on it, a run 10."""
+    """What a stand-in was given, between events in brackets. Flushes take 1 ms, runs 10 µs."""
     clock, log = part("clock"), []
 
     def between_events(device: torch.device, use: Callable[[], Any]) -> float:
@@ -90,36 +87,38 @@ def gpu(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> list[str]:
         use()
         launched = log[start:]
         log.append("]")
-        return 1e-4 * launched.count("flush") + 1e-5 * launched.count("run")
+        return 1e-3 * launched.count("flush ") + 1e-5 * launched.count("run ")
 
-    monkeypatch.setattr(clock, "_flush", lambda device: lambda: log.append("flush"))
+    monkeypatch.setattr(clock, "_flush", lambda device: lambda: log.append("flush "))
     monkeypatch.setattr(clock, "_between_events", between_events)
     return log
 
 
-def test_a_gpu_is_flushed_outside_of_the_events_for_as_long_as_the_host_launches(
-    gpu: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = part("clock")
-    monkeypatch.setattr(clock, "host_seconds", lambda run: 1.2e-4)
-    cold = clock.clock(CUDA, "cold")
-    assert cold(lambda: gpu.append("run"), 2) == pytest.approx(1e-5)
-    assert "".join(gpu[9:]) == "flushflushflush[run]" * 2  # behind the three that time a flush
+def test_a_gpu_is_busy_with_flushes_before_each_call_with_cold_caches(gpu: list[str]) -> None:
+    cold = part("clock").clock(CUDA, "cold")
+    assert "".join(gpu) == "[flush ]" * 3  # which time a flush
     gpu.clear()
+    assert cold(lambda: gpu.append("run "), 2) == pytest.approx(1e-5)
+    assert "".join(gpu) == "flush flush flush [run ]" * 2
+
+
+def test_a_gpus_calls_with_warm_caches_follow_each_other(gpu: list[str]) -> None:
+    clock, case = part("clock"), part("case")
     warm = clock.clock(CUDA, "warm")
-    assert warm(lambda: gpu.append("run"), 3) == pytest.approx(1e-5)
-    assert "".join(gpu) == "[runrunrun]"
+    assert warm(lambda: gpu.append("run "), 3) == pytest.approx(1e-5)
+    assert "".join(gpu) == "[run run run ]"
+    gpu.clear()
+    made = case.Consuming(lambda: gpu.append("make "), lambda _: gpu.append("run "))
+    assert warm(made, 2) == pytest.approx(1e-5)
+    assert "".join(gpu) == "make [run ]" * 2
 
 
-def test_a_gpu_that_waits_for_its_host_is_remarked_on(
-    gpu: list[str], now: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_waits_for_its_host_is_remarked_on(gpu: list[str], now: list[float]) -> None:
     clock, cost = part("clock"), [4e-5]
-    monkeypatch.setattr(clock, "host_seconds", lambda run: cost[0])
 
     def run() -> None:
         now[0] += cost[0]
-        gpu.append("run")
+        gpu.append("run ")
 
     remark = clock.launch_bound(CUDA, run, True)
     assert remark == "launch-bound: back to back a call takes 40 µs, 10 on the GPU"
