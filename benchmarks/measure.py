@@ -20,7 +20,7 @@ from .limits import COPY, READ, limit_of
 from .report import Row
 
 SLOW = 0.1  # seconds; on the CPU a first call that takes longer is warm-up enough
-LONGEST = 6.0  # seconds; rounds of a case end after this, but not before LEAST_ROUNDS
+LONGEST = 4.0  # seconds; rounds of a case end after this, but not before LEAST_ROUNDS
 LEAST_ROUNDS = 3
 COMPILED = "torch.compile"
 
