@@ -74,15 +74,20 @@ def _on_cpu(make: Callable[[], Any], use: Callable[[Any], Any]) -> int:
 def growth(call: Callable[[], Any]) -> tuple[int, Any]:
     """The bytes by which the process grows at most during a call, and what that returns. Nothing
     else may run in the process, and nothing large have run."""
-    ctypes.CDLL(None).malloc_trim(0)  # else it may settle in what earlier calls have freed
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    forget_peak()
     before = peak()
     result = call()
     return peak() - before, result
 
 
+def forget_peak() -> None:
+    """Sets the peak to what is resident now."""
+    ctypes.CDLL(None).malloc_trim(0)  # else later calls may settle in what earlier ones have freed
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak() -> int:
-    """Bytes that were resident at most."""
+    """Bytes that were resident at most, since the peak was forgotten."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024
 

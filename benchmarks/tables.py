@@ -2,10 +2,11 @@
 
 `python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `bash
 benchmarks/gpu.sh` those in gpu/, `python -m benchmarks.loss` that in loss/, `python -m
-benchmarks.suppression` that in suppression/, and `python -m benchmarks.detector` those in
-detector/. Each table stands between two marker lines. `--check` changes nothing, and exits with 1
-if they do not say what the results say. A CPU's table names the csrc/ that it measured and outlives
-it; what is said of a GPU turns into "not measured since" with the first change of csrc/, once.
+benchmarks.suppression` that in suppression/, `python -m benchmarks.end_to_end` that in end_to_end/,
+and `python -m benchmarks.detector` those in detector/. Each table stands between two marker lines.
+`--check` changes nothing, and exits with 1 if they do not say what the results say. A CPU's table
+names the csrc/ that it measured and outlives it; what is said of a GPU turns into "not measured
+since" with the first change of csrc/, once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, bars, detector, loss, outcomes, suppression
+from . import ROOT, bars, detector, end_to_end, loss, outcomes, suppression
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
 
@@ -30,7 +31,7 @@ COLUMNS = {  # providers, and what the table calls those that are no packages
     "torch.compile": "torch.compile",
     "reference": "reference",
 }
-BARS = {"loss": loss.table, "suppression": suppression.table}
+BARS = {"loss": loss.table, "suppression": suppression.table, "end_to_end": end_to_end.table}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from .checkpoint import load_model
 from .data import ImageError, eval_transform, read_image
 from .errors import UserError
 from .files import new_folder, write_atomically
-from .models import RetinaNet
+from .models import RetinaNet, for_inference
 from .plots import Box, class_colour, draw_boxes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
@@ -65,6 +65,7 @@ def detect(
     model, description = load_model(weights, device)
     out = new_folder(out)
     model.score_thresh = score_threshold
+    model = for_inference(model)
     transform = eval_transform(model.config["max_size"])
     failures: list[str] = []
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .data import Batches, DetectionDataset
 from .detect import coco_records, detect_batch
 from .errors import UserError
-from .models import RetinaNet
+from .models import RetinaNet, for_inference
 
 # COCOeval.stats, in order: average precision and recall, at IoU .50:.95 unless named, 100 boxes an
 # image unless named; s, m, l: areas up to 32^2, up to 96^2, and above.
@@ -40,7 +40,7 @@ def evaluate_model(
     `category_ids`: the category in the data set of each of the model's labels; the data set's own
     order unless given.
     """
-    model.eval()
+    model = for_inference(model.eval())
     category_ids = category_ids or dataset.category_ids
     detections = []
     batches = Batches(dataset, batch_size, workers=workers)

@@ -20,6 +20,7 @@ from .evaluate import Scores, evaluate_model
 from .history import History
 from .models import RetinaNet
 from .models.retinanet import Losses
+from .models.winograd import use_winograd
 from .optim import Average, load_optimizer_state, make_optimizer, schedule_factor
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -118,6 +119,7 @@ class _Run:
         self.recipe, self.device = recipe, device
         # channels_last: what cuDNN's and bfloat16 convolutions prefer; the losses read it in place.
         self.model = model.to(device, memory_format=torch.channels_last)
+        use_winograd(self.model)
         self.optimizer = make_optimizer(
             model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size
         )

@@ -14,7 +14,8 @@ import focaldet.train
 from focaldet.checkpoint import load_checkpoint, load_model
 from focaldet.data import CocoDataset, eval_transform, generate_scenes, train_transform
 from focaldet.errors import UserError
-from focaldet.models import RetinaNet
+from focaldet.models import RetinaNet, winograd
+from focaldet.models.winograd import WinogradConv2d
 from focaldet.ops import AnchorGrid
 from focaldet.optim import SCHEDULES, Average, make_optimizer, schedule_factor
 from focaldet.train import BEST, LAST, Recipe, train
@@ -104,6 +105,19 @@ def test_same_seed_same_weights_for_any_number_of_workers(scenes: Path, tmp_path
     assert_same_bits(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
     a, c = (weights_of(tmp_path / n)["head.classification_head.cls_logits.weight"] for n in "ac")
     assert not torch.equal(a, c), "another seed gives another order of the images"
+
+
+def test_winograds_way_is_taken_and_repeats(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "LEAST_TILES", 1)
+    maps: list[int] = []
+    pays = WinogradConv2d.pays
+    monkeypatch.setattr(WinogradConv2d, "pays", lambda *x: maps.append(pays(*x)) or pays(*x))
+    for name in "ab":
+        run(scenes, tmp_path / name, Recipe(epochs=1, batch_size=4, workers=0), fpn_channels=128)
+    assert any(maps)
+    assert_same_bits(*(weights_of(tmp_path / name) for name in "ab"))
 
 
 @pytest.mark.parametrize(

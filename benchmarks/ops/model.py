@@ -33,12 +33,12 @@ class Inputs(NamedTuple):
     autocast: torch.autocast  # to --dtype; does nothing for float32
 
 
-def inputs(setup: Setup, batch: int, classes: int) -> Inputs:
+def inputs(setup: Setup, batch: int, classes: int, backbone: str = "resnet18") -> Inputs:
     height, width = setup.image
     torch.manual_seed(0)
     model = RetinaNet(
         classes,
-        "resnet18",
+        backbone,
         min_size=height,
         max_size=width,
         box_loss="l1",  # as torchvision, as the normalizer, so that losses can be compared
@@ -161,7 +161,7 @@ def torchvision_model(x: Inputs) -> nn.Module:
 
     config = x.model.config
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet18",
+        backbone_name=config["backbone"],
         weights=None,
         norm_layer=nn.BatchNorm2d,
         trainable_layers=5,
