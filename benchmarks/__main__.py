@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from . import compare, heap, plot
+from . import compare, heap, plots
 from .ops import NAMES as OPS
 from .stored import Unusable, read
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     try:
-        plot.check(args.plot)
+        plots.check(args.plot)
         if args.compare:
             return compare.main(*args.compare, args.ratios, args.margin)
         if args.stored:
@@ -117,7 +117,7 @@ def draw(stored: Path, plots: Sequence[Path]) -> int:
     if not plots:
         raise Unusable(f"--from {stored}: expected a --plot FILE, too")
     for path in plots:
-        plot.write(path, result.facts, result.rows)
+        plots.write(path, result.facts, result.rows)
     return 0
 
 
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace, device: str) -> int:
             if args.json:  # every time, for a run that does not come to its end
                 write_json(args.json, known, rows)
     for path in args.plot:
-        plot.write(path, known, rows)
+        plots.write(path, known, rows)
     return 0
 
 

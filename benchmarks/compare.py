@@ -27,8 +27,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .plots.series import LIMIT, ours
 from .report import LIMITS, Row, digits, duration, spread
-from .series import LIMIT, ours
 from .stored import Result, Unusable, read
 
 MARGIN = 0.5

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds, tests, sanitizes and times focaldet on the GPU of this machine: benchmarks/gpu.py.
+# Builds, tests, sanitizes and times focaldet on the GPU of this machine: benchmarks/gpu/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

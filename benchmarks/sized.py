@@ -12,8 +12,8 @@ from .inputs import COCO_800, CROWD, Setup, Workload
 from .measure import measure
 from .ops import anchors, boxes, focal_loss, match, nms, postprocess, retinanet_loss
 from .ops import softmax_focal_loss as softmax
+from .plots.series import sizes_text
 from .report import Row
-from .series import sizes_text
 
 UNIFORM, CLUSTERED = nms.UNIFORM, CROWD.name
 MOST = 10_000_000  # logits, of which the twins of the losses take gigabytes

@@ -1,9 +1,8 @@
 """`python -m benchmarks.tables`: renders benchmarks/results into the README.
 
 `python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `bash
-benchmarks/gpu.sh` those in gpu/, `python -m benchmarks.loss` that in loss/, `python -m
-benchmarks.suppression` that in suppression/, `python -m benchmarks.end_to_end` that in end_to_end/,
-and `python -m benchmarks.detector` those in detector/. Each table stands between two marker lines.
+benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them, and
+`python -m benchmarks.detector` those in detector/. Each table stands between two marker lines.
 `--check` changes nothing, and exits with 1 if they do not say what the results say. A CPU's table
 names the csrc/ that it measured and outlives it; what is said of a GPU turns into "not measured
 since" with the first change of csrc/, once.
@@ -19,7 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, bars, detector, end_to_end, loss, outcomes, suppression
+from . import ROOT, bars, detector
+from .bars import end_to_end, loss, suppression
+from .gpu import outcomes
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
 
@@ -77,7 +78,7 @@ def render(results: Path) -> str:
 
 def measured_bars(results: Path, name: str, table: Callable[[dict[str, Any]], str]) -> str:
     path = bars.path_in(results, name)
-    writer = f"`python -m benchmarks.{name}`"
+    writer = f"`python -m benchmarks.bars.{name}`"
     return table(parse(path, writer)) if path.exists() else "Not measured yet."
 
 

@@ -1,4 +1,4 @@
-"""benchmarks.end_to_end: how results are compared, its table, and the command itself."""
+"""benchmarks.bars.end_to_end: how results are compared, its table, and the command itself."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found(shift: float = 0.0, change: float = 0.0) -> dict[str, Any]:
 
 def test_other_detections_are_noted() -> None:
     said = {"torchvision": found(), "focaldet": found(), "folded": found(change=0.01)}
-    part("end_to_end").compare("inference", said)
+    part("bars.end_to_end").compare("inference", said)
     assert "note" not in said["torchvision"] and "note" not in said["focaldet"]
     assert said["folded"]["note"].startswith("disagrees with torchvision: image 0: scores")
 
@@ -37,11 +37,11 @@ def test_other_detections_are_noted() -> None:
 def test_what_bfloat16_changes() -> None:
     said = {"torchvision": {"note": "is not installed"}, "focaldet": found()}
     said["bfloat16"] = found(shift=2.0, change=0.03)
-    part("end_to_end").compare("inference", said)
+    part("bars.end_to_end").compare("inference", said)
     text = "2 of 2 found again at IoU 0.5, scores change by 0.03 at most"
     assert said["bfloat16"]["changes"] == text
     far = {"focaldet": found(), "bfloat16": found(shift=8.0), "torchvision": {"note": "no"}}
-    part("end_to_end").compare("inference", far)
+    part("bars.end_to_end").compare("inference", far)
     assert far["bfloat16"]["changes"].startswith("1 of 2 found again")
 
 
@@ -50,14 +50,14 @@ def test_other_losses_are_noted() -> None:
         name: {"losses": [1.0, loss], "gradient": 3.0}
         for name, loss in {"torchvision": 0.5, "focaldet": 0.50001, "train": 0.501}.items()
     }
-    part("end_to_end").compare("training", said)
+    part("bars.end_to_end").compare("training", said)
     assert "note" not in said["focaldet"]
     assert said["train"]["note"].endswith("box_regression 0.501 instead of 0.5")
 
 
 def result() -> dict[str, Any]:
     """2 s for torchvision, 1 s for us; 600 GFLOP at 200 GFLOP/s alone, 500 of them fast."""
-    end_to_end = part("end_to_end")
+    end_to_end = part("bars.end_to_end")
     facts = {"cpu": "a CPU", "threads": 2, "torch": "2", "torchvision": None, "quick": False}
     whole = {"facts": facts}
     for work, providers in end_to_end.PROVIDERS.items():
@@ -79,7 +79,7 @@ def result() -> dict[str, Any]:
 
 
 def test_the_table() -> None:
-    text = part("end_to_end").table(result())
+    text = part("bars.end_to_end").table(result())
     rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     ready = rows["| `for_inference`: and Winograd's way"]
     # 100 GFLOP and a quarter of 500 at 200 GFLOP/s: 1.125 s.
@@ -91,7 +91,7 @@ def test_the_table() -> None:
 
 
 def test_missing_times_are_named() -> None:
-    end_to_end, broken = part("end_to_end"), result()
+    end_to_end, broken = part("bars.end_to_end"), result()
     assert list(end_to_end.untimed(broken)) == []
     broken["training"]["providers"]["torchvision"] = {"note": "torchvision is not installed"}
     assert "not measured, torchvision is missing" in end_to_end.table(broken)
@@ -100,7 +100,7 @@ def test_missing_times_are_named() -> None:
 
 
 def test_flops_and_parts_of_a_call() -> None:
-    worker = part("end_to_end_worker")
+    worker = part("bars.end_to_end_worker")
     x = worker.inputs("inference", "resnet18", quick=True)
     x.model.eval()
     known = worker.looked_into(x.model, part("model").inference(x.model, x))
@@ -115,22 +115,22 @@ def test_flops_and_parts_of_a_call() -> None:
 
 
 def test_a_process_that_has_ended_is_noted() -> None:
-    with part("end_to_end").Worker("nonsense") as worker:
+    with part("bars.end_to_end").Worker("nonsense") as worker:
         assert worker.answer() == worker.turn() == {"note": "fails: see above"}
     said = {name: {"note": "fails: see above"} for name in ("torchvision", "focaldet", "folded")}
-    part("end_to_end").compare("inference", said)  # nobody to compare with
+    part("bars.end_to_end").compare("inference", said)  # nobody to compare with
 
 
 def test_bad_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        part("end_to_end").main(["--rounds", "0"])
+        part("bars.end_to_end").main(["--rounds", "0"])
     assert stop.value.code == 2
     assert "--rounds: expected at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_command_runs() -> None:
-    command = [sys.executable, "-m", "benchmarks.end_to_end", "--quick", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.bars.end_to_end", "--quick", "--rounds", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""benchmarks.loss: its cases, the ratios it makes of times, and its table in the README."""
+"""benchmarks.bars.loss: its cases, the ratios it makes of times, and its table in the README."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def part(name: str) -> ModuleType:
 
 def result() -> dict[str, Any]:
     """Every provider takes a second in both rounds, but those whose times a test looks at."""
-    loss = part("loss")
+    loss = part("bars.loss")
 
     def row(op: str, provider: str) -> dict[str, Any]:
         named = {"op": op, "case": f"case of {op}", "provider": provider, "moved": 8, "note": ""}
@@ -52,8 +52,8 @@ def result() -> dict[str, Any]:
 
 def test_every_target_has_its_case() -> None:
     """And what is timed gives the same as its peers; not compiled, and without the model."""
-    cases, measure = part("loss_cases"), part("measure").measure
-    setup, targets = part("bar_cases").on_cpu(quick=True), part("loss").TARGETS
+    cases, measure = part("bars.loss_cases"), part("measure").measure
+    setup, targets = part("bars.command").on_cpu(quick=True), part("bars.loss").TARGETS
     for op, case in cases.cases(setup):
         if op.startswith("step"):
             break
@@ -67,16 +67,16 @@ def test_every_target_has_its_case() -> None:
 
 @pytest.mark.parametrize("mode", ["save_gradient", "overwrite"])
 def test_memory_is_measured(mode: str) -> None:
-    command = [sys.executable, "-m", "benchmarks.loss_memory", mode, "--quick"]
+    command = [sys.executable, "-m", "benchmarks.bars.loss_memory", mode, "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     taken = json.loads(done.stdout)
-    grid = part("bar_cases").on_cpu(quick=True).anchors
+    grid = part("bars.command").on_cpu(quick=True).anchors
     assert taken["gradient"] == 2 * len(grid) * (80 + 4) * 4
     assert 0 <= taken["extra"] < 100 * taken["gradient"]
 
 
 def test_ratios_and_goals() -> None:
-    text = part("loss").table(result())
+    text = part("bars.loss").table(result())
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     by_ratio = {tuple(line[:2]): [cell.strip() for cell in line[2:]] for line in lines}
     focal = "`sigmoid_focal_loss`, forward and backward, labels"
@@ -99,7 +99,7 @@ def test_what_was_not_timed_is_named() -> None:
     found["kept"][0] |= {"note": "disagrees with focaldet: shape", "seconds": []}
     named = list(bars.untimed(found))
     assert named[0].startswith("heap kept: case of ") and named[0].endswith("focaldet: shape")
-    assert part("loss").table(found)  # with an empty cell
+    assert part("bars.loss").table(found)  # with an empty cell
 
 
 def test_children_get_their_heap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,12 +137,12 @@ def test_the_table_in_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (results / "cpu.json").write_text("{")
     with pytest.raises(SystemExit):
         main(arguments)
-    assert "expected what `python -m benchmarks.loss` writes" in capsys.readouterr().err
+    assert "expected what `python -m benchmarks.bars.loss` writes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_command_runs(compiled: None) -> None:
-    command = [sys.executable, "-m", "benchmarks.loss", "--quick", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.bars.loss", "--quick", "--rounds", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

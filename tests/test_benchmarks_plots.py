@@ -132,7 +132,7 @@ def test_the_short_set_has_every_operator_and_a_stored_result() -> None:
 
 
 def test_panels_have_a_line_for_each_provider_and_the_limit(sweep: Path) -> None:
-    series, result = part("series"), part("stored").read(sweep)
+    series, result = part("plots.series"), part("stored").read(sweep)
     (panel,) = series.panels("N", result.rows)
     assert (panel.title, panel.fixed) == ("focal loss", {"K": 80})
     assert set(panel.seconds) == {"focaldet", "torchvision", "limit"}
@@ -143,7 +143,7 @@ def test_panels_have_a_line_for_each_provider_and_the_limit(sweep: Path) -> None
 
 
 def test_ratios_are_of_the_same_round() -> None:
-    series, report = part("series"), part("report")
+    series, report = part("plots.series"), part("report")
     case = {
         "focaldet": report.Row("op", "case", "focaldet", 8, seconds=[2.0, 8.0, 4.0]),
         "copy": report.Row("op", "case", "copy", 8, seconds=[1.0, 4.0, 2.0]),
@@ -163,7 +163,7 @@ def test_titles_tell_cases_of_several_ways_and_caches_apart() -> None:
             ("nms", "forward", "warm"),
         )
     ]
-    titles = [case.title for case in part("series").cases(rows)]
+    titles = [case.title for case in part("plots.series").cases(rows)]
     assert titles == ["loss, forward", "loss, forward and backward, cold caches", "nms"]
 
 
@@ -217,7 +217,7 @@ def test_a_result_without_times_is_drawn(facts: dict[str, str], tmp_path: Path) 
 
 @drawn
 def test_providers_keep_their_colours(sweep: Path) -> None:
-    figures, rows = part("figures"), part("stored").read(sweep).rows
+    figures, rows = part("plots.figures"), part("stored").read(sweep).rows
     new = part("report").Row("op", "case", "another", 8, seconds=[1.0])
     looks = figures.looks_of([*rows, new])
     assert list(looks) == ["focaldet", "torchvision", "another"]

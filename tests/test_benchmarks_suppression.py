@@ -1,5 +1,5 @@
-"""benchmarks.suppression: its cases, and its table. What it shares with benchmarks.loss is tested
-there."""
+"""benchmarks.bars.suppression: its cases, and its table. What it shares with benchmarks.bars.loss
+is tested there."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def part(name: str) -> ModuleType:
 
 def test_every_target_has_its_case() -> None:
     """And what is timed gives the same as its peers."""
-    measure, setup = part("measure").measure, part("bar_cases").on_cpu(quick=True)
-    targets = part("suppression").TARGETS
-    for op, case in part("suppression_cases").cases(setup):
+    measure, setup = part("measure").measure, part("bars.command").on_cpu(quick=True)
+    targets = part("bars.suppression").TARGETS
+    for op, case in part("bars.suppression_cases").cases(setup):
         rows = measure(op, case, setup, list(case.providers), rounds=2)
         wanted = [t for t in targets if t.op == op]
         assert wanted or op == "nms, a million"  # which has no peer
@@ -32,11 +32,11 @@ def test_every_target_has_its_case() -> None:
             assert {target.over, target.under} <= {row.provider for row in rows}
         for row in rows:
             assert len(row.seconds) == 2 or "is not installed" in row.note, row
-    assert {t.op for t in targets} <= {op for op, _ in part("suppression_cases").cases(setup)}
+    assert {t.op for t in targets} <= {op for op, _ in part("bars.suppression_cases").cases(setup)}
 
 
 def test_ratios_that_have_no_bar() -> None:
-    suppression = part("suppression")
+    suppression = part("bars.suppression")
     timed = sorted({(t.op, name) for t in suppression.TARGETS for name in (t.over, t.under)})
     timed.append(("nms, a million", "focaldet"))
     rows = [
@@ -56,7 +56,7 @@ def test_ratios_that_have_no_bar() -> None:
 
 @pytest.mark.slow
 def test_the_command_runs() -> None:
-    command = [sys.executable, "-m", "benchmarks.suppression", "--quick", "--rounds", "1"]
+    command = [sys.executable, "-m", "benchmarks.bars.suppression", "--quick", "--rounds", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

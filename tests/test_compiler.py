@@ -102,7 +102,7 @@ def part(name: str) -> ModuleType:
 def kernel(name: str, arch: str = "sm_80", **fields: Any) -> Any:
     usual = dict(registers=40, stack=0, local=0, shared=0, block=256)
     accesses = dict(loads=[1, 0, 0, 0], stores=[1, 0, 0, 0], loop=0)
-    return part("cubin").Kernel(name=name, arch=arch, **(usual | accesses | fields))
+    return part("compiler.cubin").Kernel(name=name, arch=arch, **(usual | accesses | fields))
 
 
 LOOP = """
@@ -122,7 +122,7 @@ LOOP = """
 
 def test_the_shortest_way_round_a_loop_is_found() -> None:
     """Past the branch that leaves out three instructions, not round the end's trap."""
-    loops = part("loops")
+    loops = part("compiler.loops")
     assert loops.shortest_loop(LOOP) == 4
     assert loops.shortest_loop(LOOP.replace("@!P1 BRA 0x70", "NOP")) == 7
     assert loops.shortest_loop(LOOP.replace("STG.E.128", "STG.E.64")) == 0
@@ -130,13 +130,15 @@ def test_the_shortest_way_round_a_loop_is_found() -> None:
 
 
 def test_the_bound_is_of_instructions_or_of_memory() -> None:
-    gpu = part("loops").Gpu("G", 1, 1e9, 128e9 * 32 / 100)  # copies as 100 instructions a pack do
-    assert part("loops").bound(50, gpu) == 1
-    assert part("loops").bound(200, gpu) == 0.5
+    gpu = part("compiler.loops").Gpu(
+        "G", 1, 1e9, 128e9 * 32 / 100
+    )  # copies as 100 instructions a pack do
+    assert part("compiler.loops").bound(50, gpu) == 1
+    assert part("compiler.loops").bound(200, gpu) == 0.5
 
 
 def test_what_cuobjdump_prints_is_read() -> None:
-    spill, summed, free = part("cubin").parse(DUMP)
+    spill, summed, free = part("compiler.cubin").parse(DUMP)
     accesses = dict(local=2, loads=[0, 0, 1, 1], stores=[1, 0, 1, 0])
     assert spill == kernel("_Z5spillPf", registers=32, stack=800, block=512, **accesses)
     accesses = dict(loads=[0, 1, 0, 0], stores=[0, 1, 0, 0])
@@ -146,7 +148,7 @@ def test_what_cuobjdump_prints_is_read() -> None:
 
 
 def test_the_compiler_is_known_by_its_cubins() -> None:
-    compiler = part("cubin").compiler
+    compiler = part("compiler.cubin").compiler
     assert compiler(DUMP) == "13.0.88"
     assert compiler("64bit elf: type=2, abi=7, sm=90, toolkit=129, flags = 0x5a055a") == "12.9"
 
@@ -169,17 +171,17 @@ def test_the_compiler_is_known_by_its_cubins() -> None:
     ],
 )
 def test_names_are_readable(demangled: str, name: str) -> None:
-    assert part("cubin").readable(demangled) == name
+    assert part("compiler.cubin").readable(demangled) == name
 
 
 def test_tools_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     triton = ModuleSpec("triton", None, is_package=True)
     triton.submodule_search_locations.append(str(tmp_path))
-    monkeypatch.setattr(part("cubin"), "find_spec", lambda name: triton)
+    monkeypatch.setattr(part("compiler.cubin"), "find_spec", lambda name: triton)
     folders = [tmp_path / "backends/nvidia/bin", tmp_path / "cuda/bin", tmp_path / "path"]
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    find = part("cubin").find_tool
+    find = part("compiler.cubin").find_tool
     assert find("cuobjdump") is None
     for folder in folders:
         folder.mkdir(parents=True)
@@ -333,7 +335,7 @@ def test_nothing_to_read_gets_one_line(
     monkeypatch.setattr(focaldet, "_C_cuda", None)
     monkeypatch.setattr(focaldet, "cuda_reason", "this torch is CPU only")
     assert "no focaldet._C_cuda: this torch is CPU only" in stopped(capsys)
-    monkeypatch.setattr(part("cubin"), "find_spec", lambda name: None)
+    monkeypatch.setattr(part("compiler.cubin"), "find_spec", lambda name: None)
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "no cuobjdump on PATH" in stopped(capsys, "--module", "_C_cuda.so")
@@ -365,7 +367,7 @@ def test_the_documentation_says_what_the_results_say() -> None:
 @pytest.mark.skipif(focaldet._C_cuda is None, reason="no focaldet._C_cuda")
 def test_nothing_is_wrong_with_the_kernels_here() -> None:
     """Drift is left to the command: the module may have been built from other sources."""
-    cubin = part("cubin")
+    cubin = part("compiler.cubin")
     if cubin.find_tool("cuobjdump") is None:
         pytest.skip("no cuobjdump")
     nvcc, built = cubin.measure(Path(focaldet._C_cuda.__file__))

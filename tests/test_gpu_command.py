@@ -44,7 +44,7 @@ def step(name: str, program: str, **options: Any) -> Any:
         "command": lambda result: [sys.executable, "-c", program, str(result)],
         "read": read,
     }
-    return part("steps").Step(name, **{**defaults, **options})
+    return part("gpu.steps").Step(name, **{**defaults, **options})
 
 
 Command = Callable[..., int]
@@ -163,7 +163,7 @@ except KeyboardInterrupt:
 
 def test_exit_codes(run: Command, result: Callable[[], dict[str, Any]]) -> None:
     def cannot(_: Path) -> list[str]:
-        raise part("steps").CannotRun("no such tool")
+        raise part("gpu.steps").CannotRun("no such tool")
 
     absent = step("memcheck", "", command=cannot)
     assert run(step("build", ""), absent) == 0
@@ -199,7 +199,7 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpu = part("gpu")
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CUDA_HOME", raising=False)
-    with pytest.raises(part("steps").CannotRun, match="no compute-sanitizer on PATH or in"):
+    with pytest.raises(part("gpu.steps").CannotRun, match="no compute-sanitizer on PATH or in"):
         gpu.sanitize("memcheck", tmp_path)
     program = tmp_path / "bin" / "compute-sanitizer"
     program.parent.mkdir()
@@ -208,7 +208,7 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for tool in gpu.SANITIZERS:
         command = gpu.sanitize(tool, tmp_path)
         assert command[:3] == [str(program), "--tool", tool]
-        subset = [sys.executable, "-m", "benchmarks.gpu_subset"]
+        subset = [sys.executable, "-m", "benchmarks.gpu.subset"]
         assert command[command.index("-m") - 1 :] == [*subset, *gpu.SANITIZED_DTYPES.get(tool, ())]
         assert ("kns=focaldet" in command) == (tool != "initcheck")
     parser = part("__main__").make_parser()
@@ -225,7 +225,7 @@ def test_the_subset_calls_every_operator(capsys: pytest.CaptureFixture[str]) -> 
             return function(*arguments, **(options or {}))
 
     with Recorder():
-        names = list(part("gpu_subset").tour(torch.device("cpu")))
+        names = list(part("gpu.subset").tour(torch.device("cpu")))
     assert len(names) == 7 * 4 and "nms, bfloat16" in names
     assert {f"focaldet::{name}" for name in operators()} <= Recorder.called
 

@@ -63,11 +63,11 @@ def test_pytest_is_counted(
     file.write_text(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     command.append(f"--rootdir={tmp_path}")
-    tests = part("steps").Step(
+    tests = part("gpu.steps").Step(
         "tests",
         limit,
         lambda result: [*command, f"--junitxml={result}"],
-        part("outcomes").tests,
+        part("gpu.outcomes").tests,
         {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
     )
     found = tests.run(tmp_path)
@@ -78,7 +78,7 @@ def test_pytest_is_counted(
 
 
 def outcome(code: int | None, log: str, result: Path = Path("/none")) -> Any:
-    return part("steps").Outcome(code, log, result)
+    return part("gpu.steps").Outcome(code, log, result)
 
 
 CLEAN = "========= COMPUTE-SANITIZER\ndone: nms, float32\ndone: nms, float64\n"
@@ -120,19 +120,19 @@ ERRORS, HAZARDS = "========= ERROR SUMMARY: ", "========= RACECHECK SUMMARY: "
 def test_sanitizers_are_read(
     code: int, log: str, found: int | None, elsewhere: int | None, fault: str
 ) -> None:
-    figures, reason = part("outcomes").sanitizer(outcome(code, log))
+    figures, reason = part("gpu.outcomes").sanitizer(outcome(code, log))
     assert figures["done"] == 2
     assert (figures.get("found"), figures.get("elsewhere")) == (found, elsewhere)
     assert reason.startswith(fault) and bool(reason) == bool(fault)
 
 
 def test_a_device_that_cannot_be_sanitized() -> None:
-    with pytest.raises(part("steps").CannotRun, match="does not support"):
-        part("outcomes").sanitizer(outcome(255, "========= Error: Device not supported.\n"))
+    with pytest.raises(part("gpu.steps").CannotRun, match="does not support"):
+        part("gpu.outcomes").sanitizer(outcome(255, "========= Error: Device not supported.\n"))
 
 
 def test_benchmarks_are_read(tmp_path: Path) -> None:
-    read, file = part("outcomes").benchmarks, tmp_path / "float32.result"
+    read, file = part("gpu.outcomes").benchmarks, tmp_path / "float32.result"
     assert read(outcome(2, "benchmarks: error: no\n", file)) == ({}, "benchmarks: error: no")
     file.write_text(json.dumps({"facts": FACTS, "rows": ROWS}))
     assert read(outcome(0, "", file)) == ({"facts": FACTS, "rows": ROWS}, "")
@@ -144,7 +144,7 @@ def test_benchmarks_are_read(tmp_path: Path) -> None:
 def test_a_build_holds_while_the_extension_is_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    outcomes = part("outcomes")
+    outcomes = part("gpu.outcomes")
     monkeypatch.setattr(outcomes, "ROOT", tmp_path)
     (tmp_path / "focaldet").mkdir()
     module = tmp_path / "focaldet" / "_C_cuda.so"

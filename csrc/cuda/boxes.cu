@@ -25,6 +25,7 @@ __global__ void __launch_bounds__(kBoxThreads)
     right[k] = load_box(b, first + k < m ? first + k : first);
     right_area[k] = area(right[k]);
   }
+  const bool packed = aligned(matrix) && m % kSize == 0;
   const int64_t begin = group * kRowsPerThread;
   const int64_t end = begin + kRowsPerThread < n ? begin + kRowsPerThread : n;
   for (int64_t i = begin; i < end; ++i) {
@@ -33,7 +34,15 @@ __global__ void __launch_bounds__(kBoxThreads)
     Pack<T> pack;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) pack.items[k] = iou(left, left_area, right[k], right_area[k]);
-    store(matrix + i * m, first, m, pack);
+    T* const row = matrix + i * m + first;
+    if (packed) {
+      *reinterpret_cast<Pack<T>*>(row) = pack;
+      continue;
+    }
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) {
+      if (first + k < m) row[k] = pack.items[k];
+    }
   }
 }
 

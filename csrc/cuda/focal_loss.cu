@@ -102,7 +102,7 @@ __device__ __forceinline__ void for_each_own_pack(const FocalProblem<T>& p, Body
 
 // The loss, or the gradient, whose incoming factor is one number on the device or one per element.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
+__global__ void __launch_bounds__(kThreads, (kFocalBlocksPerProcessor<T, Power>))
     focal_elements(const FocalProblem<T> p, const Power power, const compute_t<T>* scale,
                    const T* each, T* out) {
   using C = compute_t<T>;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
 // The sum by block and, with kGradient, the gradient of sum / divisor. A pack is added up in float
 // and joins the thread's sum in double: consumer GPUs do one double operation for 64 in float.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, kFocalBlocksPerProcessor<T>)
+__global__ void __launch_bounds__(kThreads, (kFocalBlocksPerProcessor<T, Power>))
     focal_partial_sums(const FocalProblem<T> p, const Power power, const compute_t<T>* divisor,
                        double* partial, T* gradient) {
   using C = compute_t<T>;

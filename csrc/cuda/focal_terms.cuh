@@ -8,9 +8,10 @@
 namespace focaldet {
 
 constexpr int kFocalThreads = 256;
-// At least: room for 64 registers, 128 where a number takes two.
-template <class T>
-constexpr int kFocalBlocksPerProcessor = sizeof(T) == 8 ? 2 : 4;
+// At least: room for 64 registers, 128 where a number takes two; 80 for packs of 8 and any gamma.
+template <class T, class Power>
+constexpr int kFocalBlocksPerProcessor =
+    sizeof(T) == 8 ? 2 : (sizeof(T) == 2 && !std::is_same_v<Power, IntegerPower<2>> ? 3 : 4);
 
 template <class Index>
 struct Place {

@@ -181,7 +181,7 @@ __device__ __forceinline__ double planar_focal(const Maps<T>& maps, const MapBlo
 
 // labels [images, anchors] as MatchResults; partial sums by block, divided already.
 template <class T, class Power, bool kGradient>
-__global__ void __launch_bounds__(kFocalThreads, kFocalBlocksPerProcessor<T>)
+__global__ void __launch_bounds__(kFocalThreads, (kFocalBlocksPerProcessor<T, Power>))
     map_focal(const Maps<T> maps, const Power power, const int32_t* labels,
               const FocalBalance<compute_t<T>> balance, const LossScale<compute_t<T>> scale,
               double* partial) {

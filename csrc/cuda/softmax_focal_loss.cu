@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The incoming factor is one number (step 0) or one per row (step 1).
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 6)  // else nvcc spills, for more blocks
     softmax_focal_gradient(const SoftmaxProblem<T> p, const RealPower<compute_t<T>> power,
                            const compute_t<T>* incoming, int64_t step, T* out) {
   using C = compute_t<T>;

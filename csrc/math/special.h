@@ -81,7 +81,7 @@ FD_HD double exp_(double x) { return std::exp(x); }
 // e^-|x|. It cannot overflow: 2^(n + 64) goes straight into the exponent, and the rest is a
 // constant. The same bits as exp_, but on a GPU, whose unit for 2^x (2 ulp) takes the place of the
 // polynomial: what the product x log2 e rounds away is put back. The polynomial is a third of a
-// focal loss's instructions, and those bound it (benchmarks/loops.py).
+// focal loss's instructions, and those bound it (benchmarks/compiler/loops.py).
 FD_HD float exp_minus_abs(float x) {
   const float magnitude = std::fabs(x);
   const float z = magnitude > 105.0f ? -105.0f : -magnitude;  // NaN stays

@@ -1,5 +1,5 @@
-"""`python -m benchmarks.end_to_end`: the whole RetinaNet on the CPU, against torchvision's with the
-same weights: inference and a training step, where their time goes, and what the ceiling is.
+"""`python -m benchmarks.bars.end_to_end`: the whole RetinaNet on the CPU, against torchvision's
+with the same weights: inference and a training step, where their time goes, and the ceiling.
 
 Every way to run it has a process of its own (end_to_end_worker.py), which is timed in turns with
 the others, default malloc, and whose peak of memory is its own. Who finds other detections, or has
@@ -24,13 +24,13 @@ import torch
 
 from focaldet.ops import box_iou
 
-from . import ROOT, bars
-from .bar_cases import on_cpu
-from .bars import Result
+from .. import ROOT, bars
+from ..facts import facts
+from ..ops.postprocess import detections_differ
+from ..report import digits, duration, in_threads, layout, spread
+from . import Result
+from .command import on_cpu
 from .end_to_end_worker import PROVIDERS, RATE, setup_of
-from .facts import facts
-from .ops.postprocess import detections_differ
-from .report import digits, duration, in_threads, layout, spread
 
 ROUNDS = 5
 BACKBONES = {"inference": "resnet50", "training": "resnet18"}
@@ -64,7 +64,7 @@ GOALS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.end_to_end", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.bars.end_to_end", description=__doc__)
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--backbone", choices=sorted(set(BACKBONES.values())), help="of both works")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, no result")
@@ -95,7 +95,7 @@ class Worker:
 
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.end_to_end_worker", *arguments],
+            [sys.executable, "-m", "benchmarks.bars.end_to_end_worker", *arguments],
             cwd=ROOT,
             text=True,
             stdin=subprocess.PIPE,

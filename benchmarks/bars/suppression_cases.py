@@ -1,5 +1,5 @@
-"""`python -m benchmarks.suppression_cases`: times what turns a head's maps into detections, and
-suppression on its own, on the CPU, for the bars of `python -m benchmarks.suppression`."""
+"""`python -m benchmarks.bars.suppression_cases`: times what turns a head's maps into
+detections, and suppression on its own, on the CPU, for the bars of suppression.py."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from . import bar_cases as command
-from .case import Case
-from .inputs import COCO_800, Setup
-from .ops import nms, postprocess
+from ..case import Case
+from ..inputs import COCO_800, Setup
+from ..ops import nms, postprocess
+from . import command
 
 CLASSES = 91
 

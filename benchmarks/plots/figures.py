@@ -16,8 +16,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from ..report import Row, Spread, duration, in_threads, spread
 from . import series
-from .report import Row, Spread, duration, in_threads, spread
 from .series import LIMIT, Case, Line, Panel
 
 INK, MUTED, GRID = "#24292f", "#6e7781", "#d8dee4"

@@ -1,4 +1,4 @@
-"""What the steps of benchmarks/gpu.py left: read as figures, judged, and said in words."""
+"""What the steps of benchmarks/gpu left: read as figures, judged, and said in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import xml.etree.ElementTree as xml
 from typing import Any
 
-from . import ROOT
+from .. import ROOT
 from .steps import PASSED, CannotRun, Figures, Outcome, Part
 
 FOUND = 86  # compute-sanitizer's exit code for a program that succeeds in spite of its errors

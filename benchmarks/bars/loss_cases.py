@@ -1,5 +1,5 @@
-"""`python -m benchmarks.loss_cases`: times what training's loss is made of, on the CPU, for the
-bars of `python -m benchmarks.loss`."""
+"""`python -m benchmarks.bars.loss_cases`: times what training's loss is made of, on the CPU,
+for the bars of `python -m benchmarks.bars.loss`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import focaldet.ops
 
-from . import bar_cases as command
-from .case import BOTH, Case, Consuming, Run, Work
-from .compiled import compiled_loss, focal_from_labels
-from .inputs import COCO_800, Setup
-from .ops import anchors, focal_loss, match, model, retinanet_loss
+from ..case import BOTH, Case, Consuming, Run, Work
+from ..compiled import compiled_loss, focal_from_labels
+from ..inputs import COCO_800, Setup
+from ..ops import anchors, focal_loss, match, model, retinanet_loss
+from . import command
 
 Maps = tuple[list[Tensor], list[Tensor]]  # class logits and box deltas by level
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from .case import Case
-from .facts import facts
-from .inputs import IMAGE, THUMBNAIL, Setup
-from .measure import measure
-from .report import block, header, write_json
+from ..case import Case
+from ..facts import facts
+from ..inputs import IMAGE, THUMBNAIL, Setup
+from ..measure import measure
+from ..report import block, header, write_json
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     cases: Callable[[Setup], Iterable[tuple[str, Case]]],  # with the names that targets have
     argv: Sequence[str] | None,
 ) -> int:
-    parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=doc)
+    parser = argparse.ArgumentParser(f"python -m benchmarks.bars.{name}", description=doc)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--quick", action="store_true")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .report import LIMITS, Row, Spread, spread
+from ..report import LIMITS, Row, Spread, spread
 
 LIMIT = "limit"
 WAYS = {"both": "forward and backward"}

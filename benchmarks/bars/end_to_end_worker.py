@@ -1,8 +1,8 @@
-"""`python -m benchmarks.end_to_end_worker WORK PROVIDER WEIGHTS`: one way to run the detector.
+"""`python -m benchmarks.bars.end_to_end_worker WORK PROVIDER WEIGHTS`: one way to run the detector.
 
-A process for each, so that each has its own peak of memory, and `benchmarks.end_to_end` lets them
-work in turns: a line of JSON says what was prepared, and for every line of input follows one with
-the seconds of one call and the peak since all was prepared.
+A process for each, so that each has its own peak of memory, and end_to_end.py lets them work in
+turns: a line of JSON says what was prepared, and for every line of input follows one with the
+seconds of one call and the peak since all was prepared.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from focaldet.models import RetinaNet, for_inference, winograd
 from focaldet.models.resnet import BasicBlock, Bottleneck
 
-from . import memory
-from .bar_cases import on_cpu
-from .case import Run
-from .inputs import Setup
-from .ops import model
-from .ops.model import Inputs
+from .. import memory
+from ..case import Run
+from ..inputs import Setup
+from ..ops import model
+from ..ops.model import Inputs
+from .command import on_cpu
 
 PROVIDERS = {
     "inference": (
@@ -46,7 +46,9 @@ RATE = "rate"  # the provider that is one convolution of the head
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.end_to_end_worker", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.bars.end_to_end_worker", description=__doc__
+    )
     parser.add_argument("work", choices=PROVIDERS)
     parser.add_argument("provider")
     parser.add_argument("weights", type=Path)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import Row
-from .stored import Unusable, flat
+from ..report import Row
+from ..stored import Unusable, flat
 
 ENDINGS = (".png", ".html")
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_subset [DTYPE ...]`: every CUDA operator on a few small inputs.
+"""`python -m benchmarks.gpu.subset [DTYPE ...]`: every CUDA operator on a few small inputs.
 
 For compute-sanitizer, which slows kernels down up to a hundred times. The sizes are the smallest
 that reach every path: packs that end inside a row, pointers off 16 bytes, tiles of NMS that wait

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.loss_memory MODE`: the memory that retinanet_loss takes beside its maps.
+"""`python -m benchmarks.bars.loss_memory MODE`: the memory that retinanet_loss takes beside
+its maps.
 
 Prints the bytes by which the process grew at most, forward and backward, and those of the gradient.
 """
@@ -14,15 +15,15 @@ from functools import partial
 import focaldet.ops
 from focaldet.ops.retinanet_loss import MODES
 
-from . import memory
-from .bar_cases import on_cpu
-from .inputs import Setup
+from .. import memory
+from ..inputs import Setup
+from ..ops import retinanet_loss
+from .command import on_cpu
 from .loss_cases import from_outputs
-from .ops import retinanet_loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.loss_memory", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.bars.loss_memory", description=__doc__)
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.suppression`: how fast maps turn into detections and boxes are
+"""`python -m benchmarks.bars.suppression`: how fast maps turn into detections and boxes are
 suppressed on the CPU, and how fast they are to.
 
-Runs benchmarks.suppression_cases twice, with freed memory kept in the process and as malloc is by
-default, and benchmarks.nms_memory; writes benchmarks/results/suppression/cpu.json, which
+Runs suppression_cases.py twice, with freed memory kept in the process and as malloc is by default,
+and nms_memory.py; writes benchmarks/results/suppression/cpu.json, which
 `benchmarks.tables` renders into the README. `--quick` takes tiny inputs, to see that all runs, and
 writes nothing.
 """
@@ -13,9 +13,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from . import bars
-from .bars import Result, Target
-from .report import HEAPS, duration, spread
+from .. import bars
+from ..report import HEAPS, duration, spread
+from . import Result, Target
 
 AGAINST = "torchvision", "focaldet"
 FEW = "`retinanet_postprocess`, about 700 candidates"

@@ -1,7 +1,8 @@
 """Bars: ratios of times that a set of cases is to reach on the CPU, timed with freed memory kept in
-the process and as malloc is by default. What `benchmarks.loss` and `benchmarks.suppression` share.
+the process and as malloc is by default. What bars/loss.py and bars/suppression.py
+share.
 
-A module of bars has the module that times its cases (see bar_cases.py), its targets, and a table of
+A module of bars has the module that times its cases (see command.py), its targets, and a table of
 its result, benchmarks/results/NAME/cpu.json, which `benchmarks.tables` renders into the README.
 """
 
@@ -16,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import ROOT
-from .heap import HEAPS, environment
-from .report import Row, digits, duration, in_threads, layout, spread, version
+from .. import ROOT
+from ..heap import HEAPS, environment
+from ..report import Row, digits, duration, in_threads, layout, spread, version
 
 RESULTS = ROOT / "benchmarks" / "results"
 ROUNDS = 9
@@ -54,7 +55,7 @@ def main(
     argv: Sequence[str] | None,
 ) -> int:
     """The command `python -m benchmarks.NAME`."""
-    parser = argparse.ArgumentParser(f"python -m benchmarks.{name}", description=doc)
+    parser = argparse.ArgumentParser(f"python -m benchmarks.bars.{name}", description=doc)
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, no result")
     args = parser.parse_args(argv)
@@ -94,7 +95,7 @@ def timed(cases: str, rounds: int, quick: bool) -> Result:
 def run(module: str, *arguments: str, heap: str = "default", read: bool = False) -> str | None:
     """Runs a module here in a process with that heap, and returns what it prints, if it is read."""
     return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+        [sys.executable, "-m", f"benchmarks.bars.{module}", *arguments],
         cwd=ROOT,
         env=environment(heap),
         check=True,

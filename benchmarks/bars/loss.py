@@ -1,7 +1,7 @@
-"""`python -m benchmarks.loss`: how fast training's loss is on the CPU, and how fast it is to be.
+"""`python -m benchmarks.bars.loss`: how fast training's loss is on the CPU, and is to be.
 
-Runs benchmarks.loss_cases twice, with freed memory kept in the process and as malloc is by default,
-and benchmarks.loss_memory; writes benchmarks/results/loss/cpu.json, which `benchmarks.tables`
+Runs loss_cases.py twice, with freed memory kept in the process and as malloc is by default, and
+loss_memory.py; writes benchmarks/results/loss/cpu.json, which `benchmarks.tables`
 renders into the README. `--quick` takes tiny inputs, to see that all runs, and writes nothing.
 """
 
@@ -11,9 +11,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from . import bars
-from .bars import Result, Target
-from .limits import COPY
+from .. import bars
+from ..limits import COPY
+from . import Result, Target
 
 FOCAL = "`sigmoid_focal_loss`, forward and backward, labels"
 LOSS = "`retinanet_loss`, forward and backward, 2 images"

@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import ROOT, outcomes
-from .__main__ import Parser
-from .report import layout
-from .sources import csrc_sha256
+from .. import ROOT
+from ..__main__ import Parser
+from ..report import layout
+from ..sources import csrc_sha256
+from . import outcomes
 from .steps import FAILED, RAN_OUT, CannotRun, Command, Parts, Reader, Step
 
 # Seconds for each step, under ten minutes together. The build's are for two cores.
@@ -210,7 +210,7 @@ def sanitize(tool: str, _: Path) -> list[str]:
         *(program, "--tool", tool, *SANITIZERS[tool]),
         *("--launch-timeout", "0", "--print-limit", "0", "--show-backtrace", "device"),
         *("--error-exitcode", str(outcomes.FOUND)),
-        *python("-m", "benchmarks.gpu_subset", *SANITIZED_DTYPES.get(tool, ())),
+        *python("-m", "benchmarks.gpu.subset", *SANITIZED_DTYPES.get(tool, ())),
     ]
 
 
@@ -220,8 +220,3 @@ def benchmark(dtype: str, result: Path) -> list[str]:
     providers = [word for name in names for word in ("--provider", name)]
     options = ("--device", "cuda", "--dtype", dtype, "--rounds", "5", "--json", str(result))
     return python("-m", "benchmarks", *options, *providers)
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a running step ends, too
-    sys.exit(main())

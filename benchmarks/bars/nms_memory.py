@@ -1,4 +1,4 @@
-"""`python -m benchmarks.nms_memory`: the memory that nms of a million boxes takes beside them.
+"""`python -m benchmarks.bars.nms_memory`: the memory that nms of a million boxes takes beside them.
 
 Prints the bytes by which the process grew at most, and those of the boxes and scores.
 """
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import focaldet.ops
 
-from . import memory
-from .bar_cases import on_cpu
-from .ops import nms
+from .. import memory
+from ..ops import nms
+from .command import on_cpu
 from .suppression_cases import MILLION
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.nms_memory", description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.bars.nms_memory", description=__doc__)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(argv)
     for n in (1000, 1000 if args.quick else MILLION):  # first, what a first call takes once

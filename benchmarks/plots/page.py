@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
+from ..report import Row, Spread, digits, duration, size, spread
 from . import figures, series
-from .report import Row, Spread, digits, duration, size, spread
 from .series import LIMIT
 
 # Of each colour that the figures are drawn in, what takes its place on a dark screen.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,11 @@ from typing import Any, NamedTuple
 
 import focaldet
 
-from . import ROOT, tables
+from .. import ROOT, tables
+from ..facts import csrc_sha256
+from ..tables import read, stop
 from .cubin import RESERVED, Kernel, capability, measure
-from .facts import csrc_sha256
 from .loops import H100, bound
-from .tables import read, stop
 
 RESULT = ROOT / "benchmarks" / "results" / "compiler" / "kernels.json"
 DOCS = ROOT / "docs" / "kernels.md"
@@ -252,7 +251,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for problem in problems:
         print(problem)
     return int(bool(problems))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

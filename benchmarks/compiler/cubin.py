@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..tables import stop
 from .loops import shortest_loop
-from .tables import stop
 
 RESERVED = 1024  # bytes of shared memory per block, from sm_80 on
 # Template arguments in words, and the flags of a kernel in their order.

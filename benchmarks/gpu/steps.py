@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import ROOT
+from .. import ROOT
 
 PASSED, FAILED, RAN_OUT, NOT_RUN = "passed", "failed", "ran out of time", "not run"
 WRAP_UP = 0.1  # of its limit: what an interrupted command gets for writing down what it has
