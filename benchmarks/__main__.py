@@ -84,8 +84,8 @@ def make_parser() -> Parser:
     sizes.add_argument("--sweep", metavar="AXIS", help=axes)
     short = "what CI times: small sizes, on one thread"
     sizes.add_argument("--short", action="store_true", help=short)
-    plots = "draw the result there: a .png, or a .html page with facts and tables"
-    add("--plot", action="append", type=Path, default=[], metavar="FILE", help=plots)
+    drawn = "draw the result there: a .png, or a .html page with facts and tables"
+    add("--plot", action="append", type=Path, default=[], metavar="FILE", help=drawn)
     stored = "time nothing: draw this result"
     add("--from", type=Path, dest="stored", metavar="FILE", help=stored)
     pair = {"nargs": 2, "type": Path, "metavar": ("OLD", "NEW")}
@@ -112,11 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return timed(parser, args, argv)
 
 
-def draw(stored: Path, plots: Sequence[Path]) -> int:
+def draw(stored: Path, files: Sequence[Path]) -> int:
     result = read(stored)
-    if not plots:
+    if not files:
         raise Unusable(f"--from {stored}: expected a --plot FILE, too")
-    for path in plots:
+    for path in files:
         plots.write(path, result.facts, result.rows)
     return 0
 

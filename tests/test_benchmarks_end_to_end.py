@@ -103,7 +103,7 @@ def test_flops_and_parts_of_a_call() -> None:
     worker = part("bars.end_to_end_worker")
     x = worker.inputs("inference", "resnet18", quick=True)
     x.model.eval()
-    known = worker.looked_into(x.model, part("model").inference(x.model, x))
+    known = worker.looked_into(x.model, part("ops.model").inference(x.model, x))
     names = ["transform", "body", "FPN", "head", "post-process"]
     assert list(known["stages"]) == names and all(s > 0 for s in known["stages"].values())
     direct, saved = known["flops"]

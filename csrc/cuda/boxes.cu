@@ -25,23 +25,27 @@ __global__ void __launch_bounds__(kBoxThreads)
     right[k] = load_box(b, first + k < m ? first + k : first);
     right_area[k] = area(right[k]);
   }
-  const bool packed = aligned(matrix) && m % kSize == 0;
   const int64_t begin = group * kRowsPerThread;
   const int64_t end = begin + kRowsPerThread < n ? begin + kRowsPerThread : n;
-  for (int64_t i = begin; i < end; ++i) {
+  const auto row = [&](int64_t i) {
     const Box<T> left = load_box(a, i);
     const T left_area = area(left);
     Pack<T> pack;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) pack.items[k] = iou(left, left_area, right[k], right_area[k]);
-    T* const row = matrix + i * m + first;
-    if (packed) {
-      *reinterpret_cast<Pack<T>*>(row) = pack;
-      continue;
-    }
+    return pack;
+  };
+  T* out = matrix + begin * m + first;
+  // Two loops: of one with a branch, nvcc would make stores of single elements.
+  if (aligned(matrix) && m % kSize == 0) {
+    for (int64_t i = begin; i < end; ++i, out += m) *reinterpret_cast<Pack<T>*>(out) = row(i);
+    return;
+  }
+  for (int64_t i = begin; i < end; ++i, out += m) {
+    const Pack<T> pack = row(i);
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
-      if (first + k < m) row[k] = pack.items[k];
+      if (first + k < m) out[k] = pack.items[k];
     }
   }
 }

@@ -136,7 +136,7 @@ def _times(matrix: Tensor, tiles: Tensor, buffers: Sequence[Tensor]) -> Tensor:
     return result.view(len(matrix), -1, tiles.shape[-1])
 
 
-@torch.library.custom_op("focaldet::winograd_conv2d", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("focaldet_models::winograd_conv2d", mutates_args=(), device_types="cpu")
 def winograd_conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, transformed: Tensor | None = None
 ) -> Tensor:
@@ -179,7 +179,9 @@ def _empty_result(x: Tensor, weight: Tensor) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("focaldet::winograd_weight_gradient", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "focaldet_models::winograd_weight_gradient", mutates_args=(), device_types="cpu"
+)
 def winograd_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """The gradient [K, C, 3, 3] of the weight, from x and the output's: the adjoint of the above,
     with as many multiplications."""
