@@ -71,13 +71,14 @@ def make_parser() -> Parser:
         metavar="NAME",
         help=f"{', '.join(OURS)} or a package that is installed; may be repeated; default: all",
     )
-    add("--device", help="cpu or cuda; default: cuda and cpu, as far as they are there")
+    add("--device", help="cpu or cuda; default: cuda and cpu, as far as they are there, in turn")
     add("--dtype", default="fp32", help=f"{', '.join(DTYPES)} or torch's names; default: fp32")
     add("--threads", type=positive, metavar="N", help="default: torch's")
     add("--rounds", type=positive, metavar="N", default=9, help="default: 9")
     add("--cache", help="warm, cold or both; default: warm on the CPU, cold on CUDA")
     add("--heap", help="of the CPU: kept, default (malloc's) or both; default: as it is")
-    add("--json", type=Path, metavar="FILE", help="write facts and figures there")
+    several = "for several devices or heaps FILE-DEVICE-HEAP.json"
+    add("--json", type=Path, metavar="FILE", help=f"write facts and figures there; {several}")
     add("--quick", action="store_true", help="tiny inputs, to see that all runs")
     sizes = parser.add_mutually_exclusive_group()
     axes = "over N, K, boxes, candidates, dtype or threads"
@@ -126,7 +127,7 @@ def timed(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) 
     parser.check("dtype", [args.dtype], [*DTYPES, *DTYPES.values()])
     parser.check("cache", [args.cache] if args.cache else (), CACHES)
     parser.check("heap", [args.heap] if args.heap else (), HEAPS)
-    if args.json and not args.json.resolve().parent.is_dir():
+    if args.json and (args.json.is_dir() or not args.json.resolve().parent.is_dir()):
         parser.error(f"--json {args.json}: expected a file in a folder that exists")
     # torch's log of warnings, which reports what its profiler of memory does not know.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -149,7 +150,8 @@ def timed(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) 
     parser.check("device", [args.device] if args.device else (), devices)
 
     heaps = HEAPS[args.heap] if args.heap else (heap.current(),)
-    asked = [args.device] if args.device else devices
+    usual = ("cpu",) if args.short else devices
+    asked = [args.device] if args.device else usual
     # malloc's settings do not change how a GPU is timed.
     parts = [
         Part(*each) for each in product(asked, heaps) if each[0] == "cpu" or each[1] == heaps[0]
@@ -157,7 +159,8 @@ def timed(parser: Parser, args: argparse.Namespace, argv: Sequence[str] | None) 
     if len(parts) > 1 and args.plot:
         parser.error("--plot draws one run: choose one --device and one --heap")
     if len(parts) > 1 or parts[0].heap != heap.current():
-        return max(in_a_process(part, parts, args.json, argv) for part in parts)
+        codes = [in_a_process(part, parts, args.json, argv) for part in parts]
+        return next((abs(code) for code in codes if code), 0)  # negative: of a signal
     return run(args, parts[0].device)
 
 

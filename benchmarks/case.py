@@ -59,7 +59,7 @@ class Differentiable:
 
     def gradients(self, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         if all(each.dim() == 0 for each in outputs):
-            return torch.autograd.grad(sum(outputs), self.leaves)
+            return torch.autograd.grad(outputs, self.leaves)
         if not self.incoming:
             self.incoming = [torch.ones_like(each) for each in outputs]
         return torch.autograd.grad(outputs, self.leaves, self.incoming)

@@ -142,7 +142,10 @@ def _between_events(device: torch.device, use: Run) -> float:
 
 def launch_bound(device: torch.device, run: Run, quick: bool) -> str:
     """A remark where the host cannot keep up: calls that follow each other take longer than the
-    GPU works. Calls that wait for the GPU themselves take as long either way."""
+    GPU works. Calls that wait for the GPU themselves take as long either way. Nothing is said of
+    those whose input is made for every call: they do not follow each other."""
+    if isinstance(run, Consuming):
+        return ""
     behind = clock(device, COLD)
     gpu = statistics.median(behind(run, 1) for _ in range(3))
     host = seconds_of(run, calls_for(gpu, WARM, quick))

@@ -192,6 +192,10 @@ def report(
     for title, changes in (("slower", slower), ("faster", faster)):
         yield from section(title, map(line, sorted(changes, key=lambda change: -change.factor)))
     yield from section("timed no longer", (f"{title_of(row)}: {row.note}" for row in broken))
+    judged = {key(change.new) for change in mine}
+    both = [row for name, row in new.items() if name in old and row.seconds and old[name].seconds]
+    alone = [title_of(row) for row in both if is_ours(row) and key(row) not in judged]
+    yield from section("not judged, for no peer was timed beside it in both", sorted(alone))
     yield from section("new", sorted({title_of(new[name]) for name in new.keys() - old.keys()}))
     yield from section("gone", sorted({title_of(old[name]) for name in old.keys() - new.keys()}))
     same = len(mine) - len(slower) - len(faster)

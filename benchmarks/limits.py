@@ -4,6 +4,8 @@ computes little for the bytes it moves."""
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -32,10 +34,10 @@ def read_of(moved: int, device: torch.device) -> Run:
     return lambda: source.amax()
 
 
-def limit_of(work: Work, device: torch.device) -> tuple[str, Run]:
-    if work.read > MOSTLY * work.written:
-        return READ, read_of(work.moved, device)
-    return COPY, copy_of(work.moved, device)
+def limit_of(work: Work, device: torch.device) -> tuple[str, Callable[[], Run]]:
+    """Its name, and what makes it."""
+    name, make = (READ, read_of) if work.read > MOSTLY * work.written else (COPY, copy_of)
+    return name, partial(make, work.moved, device)
 
 
 def bandwidths(device: torch.device, quick: bool) -> dict[str, float]:

@@ -113,10 +113,13 @@ def measure(
 
 def add_beside(entered: Field, case: Case, inputs: Any, way: str, setup: Setup) -> Work | None:
     """Enters what is timed and not compared; returns the work that memory limits."""
-    entered.runs |= {name: provider(inputs) for name, provider in case.beside.items()}
+    for name, provider in case.beside.items():
+        if (run := entered.attempt(name, partial(provider, inputs))) is not None:
+            entered.runs[name] = run
     if (work := case.work(inputs, way)) is not None:
-        name, run = limit_of(work, setup.device)
-        entered.runs[name] = run
+        name, make = limit_of(work, setup.device)
+        if (run := entered.attempt(name, make)) is not None:
+            entered.runs[name] = run
     return work
 
 
@@ -146,7 +149,15 @@ def time_in_turns(
     entered: Field, lines: dict[str, Row], setup: Setup, cache: str, rounds: int
 ) -> None:
     """Fills in the seconds of each round, and what became of each provider."""
-    field, ticks = Field(dict(entered.runs), dict(entered.notes)), clock(setup.device, cache)
+    field = Field(dict(entered.runs), dict(entered.notes))
+    try:
+        ticks = clock(setup.device, cache)
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        for name in lines:
+            field.drop(name, "out of memory for the flush of the caches")
+        return conclude(field, lines, setup)
     calls = {
         name: calls_for(once, cache, setup.quick)
         for name, run in entered.runs.items()
@@ -175,8 +186,17 @@ def conclude(field: Field, lines: dict[str, Row], setup: Setup) -> None:
         elif limit is not None and row is not limit:
             row.limit = list(limit.seconds)
         if name in field.runs and setup.device.type == "cuda":
-            remarks.append(launch_bound(setup.device, field.runs[name], setup.quick))
+            remarks.append(remark(setup, field.runs[name]))
         row.note = "; ".join(filter(None, remarks))
+
+
+def remark(setup: Setup, run: Run) -> str:
+    try:
+        return launch_bound(setup.device, run, setup.quick)
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        return ""
 
 
 def warm_up(run: Run, setup: Setup) -> float:

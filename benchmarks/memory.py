@@ -7,6 +7,7 @@ import gc
 import os
 import re
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,4 +129,21 @@ def _available() -> int:
     except OSError:
         return resource.RLIM_INFINITY
     found = [re.search(rf"{name}:\s+(\d+) kB", text) for name in ("MemAvailable", "VmData")]
-    return sum(int(each[1]) for each in found) * 1024 if all(found) else resource.RLIM_INFINITY
+    if not all(found):
+        return resource.RLIM_INFINITY
+    free, taken = (int(each[1]) * 1024 for each in found)
+    return taken + min(free, _left_in_container())
+
+
+def _left_in_container() -> int:
+    """Bytes below the limit of the control group, version 2 or 1."""
+    for limit, usage in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, usage))
+        except (OSError, ValueError):  # there is none, or it is "max"
+            continue
+        return most - now
+    return sys.maxsize

@@ -39,10 +39,17 @@ def groups(ops: Sequence[str], setup: Setup, wanted: Sequence[str] | None) -> It
             for row in one_pass(op, setup, wanted):
                 first = found.setdefault((op, row.case), {}).setdefault(row.provider, row)
                 if first is not row:
-                    first.seconds += row.seconds
-                    first.limit += row.limit
+                    add(first, row)
     for rows in found.values():
         yield list(rows.values())
+
+
+def add(first: Row, row: Row) -> None:
+    """The rounds of another pass. What failed in one of them has no times."""
+    whole = first.seconds and row.seconds
+    first.note = first.note if whole or not first.seconds else row.note
+    first.seconds = first.seconds + row.seconds if whole else []
+    first.limit = first.limit + row.limit if whole else []
 
 
 def one_pass(op: str, setup: Setup, wanted: Sequence[str] | None) -> Iterator[Row]:

@@ -1,6 +1,6 @@
 """`python -m benchmarks.tables`: renders benchmarks/results into the README.
 
-`python -m benchmarks --json benchmarks/results/cpu.json` makes such a result, `bash
+`python -m benchmarks --device cpu --json benchmarks/results/cpu.json` makes such a result, `bash
 benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them, and
 `python -m benchmarks.detector` those in detector/. Each table stands between two marker lines.
 `--check` changes nothing, and exits with 1 if they do not say what the results say. A CPU's table

@@ -54,7 +54,7 @@ def main(
     table: Callable[[Result], str],
     argv: Sequence[str] | None,
 ) -> int:
-    """The command `python -m benchmarks.NAME`."""
+    """The command `python -m benchmarks.bars.NAME`."""
     parser = argparse.ArgumentParser(f"python -m benchmarks.bars.{name}", description=doc)
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, no result")

@@ -1,7 +1,7 @@
-"""The command of a file of cases that are timed for bars: `python -m benchmarks.NAME_cases`.
+"""The command of a file of cases that are timed for bars: `python -m benchmarks.bars.NAME_cases`.
 
-`python -m benchmarks.NAME` runs it twice (bars.py), for malloc reads its settings when Python
-starts, and says what the figures are to be.
+`python -m benchmarks.bars.NAME` runs it twice (__init__.py), for malloc reads its settings when
+Python starts, and says what the figures are to be.
 """
 
 from __future__ import annotations

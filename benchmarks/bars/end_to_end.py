@@ -27,7 +27,7 @@ from focaldet.ops import box_iou
 from .. import ROOT, bars
 from ..facts import facts
 from ..ops.postprocess import detections_differ
-from ..report import digits, duration, in_threads, layout, spread
+from ..report import digits, duration, in_threads, layout, spread, version
 from . import Result
 from .command import on_cpu
 from .end_to_end_worker import PROVIDERS, RATE, setup_of
@@ -76,14 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for work, usual in BACKBONES.items():
         backbone = args.backbone or ("resnet18" if args.quick else usual)
         result[work] = measured(work, backbone, rounds, args.quick)
-    print(f"\n{table(result)}", flush=True)
     missing = list(untimed(result))
-    for line in missing:
-        print(line, file=sys.stderr)
     if not (args.quick or missing or args.backbone):
         path = bars.path_in(bars.RESULTS, "end_to_end")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(layout(result) + "\n", encoding="utf-8")
+    print(f"\n{table(result)}", flush=True)
+    for line in missing:
+        print(line, file=sys.stderr)
     return int(bool(missing))
 
 
@@ -130,7 +130,8 @@ def measured(work: str, backbone: str, rounds: int, quick: bool) -> dict[str, An
     with ExitStack() as stack:
         weights = str(Path(stack.enter_context(tempfile.TemporaryDirectory()), "weights"))
         with Worker(work, "weights", weights, *options) as maker:
-            maker.process.wait()
+            if maker.process.wait() != 0:
+                raise SystemExit(f"benchmarks: error: no weights for {work} (see above)")
         workers, found = {}, {}
         for name in [*names, RATE]:
             workers[name] = stack.enter_context(Worker(work, name, weights, *options))
@@ -227,7 +228,7 @@ def table(result: Result) -> str:
     quick = " Quick: the figures mean nothing." if known["quick"] else ""
     lines = [
         f"{known['cpu']}, {in_threads(known)}, float32 unless said, default malloc; torch "
-        f"{known['torch']}, torchvision {known['torchvision'] or 'not installed'}.{quick}"
+        f"{version(known, 'torch')}, torchvision {version(known, 'torchvision')}.{quick}"
     ]
     for work in BACKBONES:
         lines += ["", *part(work, result[work])]

@@ -128,7 +128,7 @@ def prepared(work: str, provider: str, x: Inputs) -> tuple[Run, dict[str, Any]]:
 def inference(provider: str, x: Inputs) -> tuple[Run, dict[str, Any]]:
     x.model.eval()
     if provider == "folded":  # without Winograd's algorithm
-        winograd.LEAST_TILES_FROZEN = sys.maxsize
+        winograd.LEAST_CHANNELS = sys.maxsize
     makers: dict[str, Callable[[], nn.Module]] = {
         "torchvision": lambda: model.torchvision_model(x),
         "torchvision compiled": lambda: frozen(model.torchvision_model(x).eval()),

@@ -53,7 +53,7 @@ def suppression(setup: Setup, name: str) -> Case:
     return Case(
         name,
         partial(inputs, setup, boxes, min(n, 200) if setup.quick else n, name == CHAIN),
-        {name: nms.FUNCTIONS[function][name] for name in providers},
+        {p: nms.FUNCTIONS[function][p] for p in providers},
     )
 
 

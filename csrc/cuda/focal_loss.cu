@@ -156,17 +156,6 @@ __global__ void __launch_bounds__(kThreads, (kFocalBlocksPerProcessor<T, Power>)
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
 }
 
-template <class C>
-__global__ void __launch_bounds__(kThreads)
-    add_partial_sums(const double* partial, int64_t n, const C* divisor, C* out) {
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += partial[i];
-  const double total = block_sum<kThreads>(sum);
-  if (threadIdx.x == 0) {
-    *out = static_cast<C>(divisor == nullptr ? total : total / static_cast<double>(*divisor));
-  }
-}
-
 enum class Output { loss, gradient, sum, sum_and_gradient };
 
 // What was asked for, of the two.

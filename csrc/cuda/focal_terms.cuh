@@ -103,4 +103,19 @@ __device__ __forceinline__ compute_t<T> background_pack(const Pack<T>& inputs, c
   return loss;
 }
 
+namespace {
+
+// By one block: what the blocks before it have left.
+template <class C>
+__global__ void __launch_bounds__(kFocalThreads)
+    add_partial_sums(const double* partial, int64_t n, const C* divisor, C* out) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kFocalThreads) sum += partial[i];
+  const double total = block_sum<kFocalThreads>(sum);
+  if (threadIdx.x == 0) {
+    *out = static_cast<C>(divisor == nullptr ? total : total / static_cast<double>(*divisor));
+  }
+}
+
+}  // namespace
 }  // namespace focaldet

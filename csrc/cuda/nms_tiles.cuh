@@ -17,7 +17,7 @@
 //
 // Bytes per candidate: 33 for its box, group, rank and flag (49 in float64), and 32 where matches
 // are asked for. For each tile and each tile of the same group before it, from the second-level
-// cache: 64 and 16 per box kept there. Operations: 8 per pair of a candidate and a box kept before
+// cache: 64 and 16 per box kept there. Operations: 9 per pair of a candidate and a box kept before
 // it in the group, or any box up to 256 or 512 places before it; about 50 more if the two touch.
 #pragma once
 

@@ -165,6 +165,7 @@ Planned make_plan(const Head& head, int64_t cells, float threshold, int64_t topk
     FD_CHECK(channels < kMostLogits && positions < kMostLogits / std::max<int64_t>(channels, 1),
              kOp, ": fewer than ", kMostLogits, " logits of a level and image");
     const int64_t logits = positions * channels, best = std::min(topk, logits);
+    FD_CHECK(best <= kMostSorted, kOp, ": topk of at most ", kMostSorted);
     const int64_t capacity =
         std::min(logits, std::max<int64_t>(best + kSlack, logits * logit_bytes / 100 / 8));
     const int bits = logits == 0 ? 0 : key_bits(logits);

@@ -25,6 +25,8 @@ struct KeyRange {
   }
 };
 
+constexpr int64_t kMostSorted = int64_t{1} << 30;  // keys, by a block
+
 // The bits of a key below `end`.
 FD_HD int key_bits(uint64_t end) {
   int bits = 0;
@@ -80,7 +82,7 @@ __device__ __forceinline__ KeyRange narrowed(const KeyRange& range, const unsign
 
 // Ascending order, by the whole block, in shared or global memory: a bitonic network whose merges
 // begin with a reflection, so that smaller keys only ever move forward and any n will do without
-// padding. n log2(n)^2 / 4 comparisons; barriers stand at both ends. n is at most 2^30.
+// padding. n log2(n)^2 / 4 comparisons; barriers stand at both ends. n is at most kMostSorted.
 __device__ __forceinline__ void block_sort(uint64_t* keys, unsigned n) {
   __syncthreads();
   for (unsigned merge = 0; 1u << merge < n; ++merge) {

@@ -44,6 +44,8 @@ def _fold_children(module: nn.Module) -> None:
     before: nn.Module | None = None
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm):
+            if not isinstance(before, nn.Conv2d) or before.out_channels != len(child.weight):
+                raise ValueError(f"for_inference: expected a convolution before the norm {name}")
             _fold(before, child)
             setattr(module, name, nn.Identity())
         before = child
@@ -53,7 +55,8 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -> None:
     """Computed in float64: the result is rounded once."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     weight = conv.weight.double() * scale[:, None, None, None]
-    bias = norm.bias.double() - norm.running_mean.double() * scale
+    offset = 0 if conv.bias is None else conv.bias.double()
+    bias = norm.bias.double() + (offset - norm.running_mean.double()) * scale
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

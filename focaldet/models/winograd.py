@@ -39,12 +39,13 @@ class _Matrices(NamedTuple):
 @cache
 def _matrices() -> _Matrices:
     """From evaluation at POINTS: a product of polynomials is one of their values (Toom, Cook)."""
-    points = torch.tensor(POINTS, dtype=torch.float64)[:, None]
+    double = {"dtype": torch.float64, "device": "cpu"}  # whatever torch's defaults are
+    points = torch.tensor(POINTS, **double)[:, None]
 
     def values(degree: int) -> Tensor:
         """What takes coefficients to values; at infinity that is the last coefficient."""
-        at_infinity = torch.eye(degree, dtype=torch.float64)[-1:]
-        return torch.cat([points ** torch.arange(degree), at_infinity])
+        at_infinity = torch.eye(degree, **double)[-1:]
+        return torch.cat([points ** torch.arange(degree, device="cpu"), at_infinity])
 
     inputs = torch.linalg.inv(values(IN)).T
     scale = inputs.abs().amax(dim=1, keepdim=True)  # moved to the weights: entries of at most 1
@@ -250,8 +251,15 @@ class WinogradConv2d(nn.Conv2d):
         """Transforms the weight once and for all: from now on it must not change."""
         self.transformed = transform_weight(self.weight.detach())
 
+    def _load_from_state_dict(self, *arguments) -> None:
+        super()._load_from_state_dict(*arguments)
+        if self.transformed is not None:
+            self.freeze()
+
     def pays(self, x: Tensor) -> bool:
         """Whether x goes Winograd's way."""
+        if x.dim() != 4:
+            return False
         tiles = len(x) * -(-x.shape[2] // OUT) * -(-x.shape[3] // OUT)
         return (
             tiles >= (LEAST_TILES if self.transformed is None else LEAST_TILES_FROZEN)
@@ -268,7 +276,8 @@ class WinogradConv2d(nn.Conv2d):
 
 def use_winograd(model: nn.Module) -> nn.Module:
     """Replaces the convolutions in a model that Winograd's way pays for. The parameters stay the
-    same objects under the same names, so that optimizers and state dicts do not notice."""
+    same objects under the same names, so that optimizers and state dicts do not notice. Gradients
+    can be taken, but not of gradients."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Conv2d and _suits(child):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _C_cuda
+from .. import _C_cuda, cuda_reason
 
 CHECK_CUDA_VALUES = os.environ.get("FOCALDET_CHECK", "") == "1"
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -62,9 +62,7 @@ def same_device(op: str, **tensors: Tensor | None) -> None:
                 f"got {device} and {present[name].device}"
             )
     if device.type == "cuda" and _C_cuda is None:
-        raise ValueError(
-            f"{op}: this focaldet was built without CUDA; reinstall it with FOCALDET_CUDA=1"
-        )
+        raise ValueError(f"{op}: there are no CUDA kernels here: {cuda_reason}")
 
 
 def number(

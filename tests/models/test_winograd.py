@@ -154,3 +154,20 @@ def test_the_direct_way_where_winograds_is_not_possible_or_not_faster(monkeypatc
     assert len(taken) == 2
     conv(x[..., :20, :20])
     assert len(taken) == 2
+
+
+def test_a_frozen_convolution_follows_the_weights_that_it_loads() -> None:
+    conv = WinogradConv2d(nn.Conv2d(128, 128, 3, padding=1))
+    conv.freeze()
+    other = nn.Conv2d(128, 128, 3, padding=1)
+    conv.load_state_dict(other.state_dict())
+    x = torch.randn(1, 128, 48, 48)
+    with torch.no_grad():
+        assert conv.pays(x)
+        torch.testing.assert_close(conv(x), other(x), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_without_a_batch_is_left_to_torch() -> None:
+    conv = WinogradConv2d(nn.Conv2d(128, 128, 3, padding=1))
+    x = torch.randn(128, 48, 48)
+    assert not conv.pays(x) and conv(x).shape == x.shape

@@ -36,7 +36,7 @@ def test_accuracy(label: int) -> None:
         end = min(start + chunk * stride, 1 << 31)
         bits = torch.arange(start, end, stride, device="cuda").to(torch.int32)
         x = bits.view(torch.float32)
-        x = x[x.abs() < 1e30][:, None].requires_grad_()  # c^2 would overflow beyond
+        x = x[x.abs() < 1e30][:, None].requires_grad_()  # beyond, the loss is the logit or 0
         if len(x) == 0:
             continue
         labels = torch.full((len(x),), label, device="cuda")

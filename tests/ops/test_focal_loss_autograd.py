@@ -135,7 +135,10 @@ def compiled_equals_eager(backend: str, device: torch.device) -> None:
             want = step(x, t, reduction)
             loss = compiled(x, t, reduction)
             got = loss, torch.autograd.grad(loss.sum(), x)[0]
-            assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+            # The mean's division is torch's: on a GPU Inductor's own is an ulp off.
+            ulps = 1 if (backend, device.type) == ("inductor", "cuda") else 0
+            close = dict(rtol=ulps * torch.finfo(torch.float32).eps, atol=0)
+            torch.testing.assert_close(got, want, **close)
 
 
 def test_compile(device: torch.device) -> None:
