@@ -90,7 +90,8 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
             function(*pair)
     ops.generate_anchors(ops.AnchorGrid.paper().at([(2, 2)] * 5, (16, 16)))
     ran = set(simt_kernels.launches())
-    kernel = re.compile(r"__global__ void (?:__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+)?(\w+)\(")
+    bounds = r"__launch_bounds__\((?:[^()]|\([^()]*\))*\)\s+(?://.*\s+)?"
+    kernel = re.compile(rf"__global__ void (?:{bounds})?(\w+)\(")
     for source in build.CSRC.glob("cuda/*.cu*"):
         for name in kernel.findall(source.read_text()):
             assert any(each.startswith(name) for each in ran), f"{name} of {source.name}"
