@@ -6,8 +6,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -109,6 +110,22 @@ def benchmarks() -> Iterator[None]:
     torch.set_num_threads(threads)
     for name in [n for n in sys.modules if n.partition(".")[0] == "benchmarks"]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def quick_bars() -> Callable[[str], str]:
+    """Runs a command of benchmarks.bars on tiny inputs, and returns what it prints."""
+
+    def run(name: str) -> str:
+        command = [sys.executable, "-m", f"benchmarks.bars.{name}", "--quick", "--rounds", "1"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
+        root = Path(__file__).resolve().parent.parent
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Quick: the figures mean nothing." in done.stdout
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -18,16 +18,6 @@ import torch
 import focaldet
 
 ROOT = Path(__file__).resolve().parent.parent
-OPS = (
-    "focal_loss",
-    "softmax_focal_loss",
-    "anchors",
-    "match",
-    "nms",
-    "boxes",
-    "retinanet_loss",
-    "postprocess",
-)
 DIFFERENTIABLE = {"focal_loss", "softmax_focal_loss", "retinanet_loss"}
 # torch.compile takes seconds for each case; test_compiled_providers_agree has it.
 PROVIDERS = ("focaldet", "reference", "torchvision")
@@ -38,13 +28,17 @@ def part(name: str) -> ModuleType:
     return importlib.import_module(f"benchmarks.{name}")
 
 
+def operators() -> list[str]:
+    return [name for name in part("ops").NAMES if name != "model"]
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a quick run of all operators writes."""
     path = tmp_path_factory.mktemp("benchmarks") / "cpu.json"
     there = part("peers").available()
     wanted = [name for name in PROVIDERS if name != "torchvision" or name in there]
-    arguments = [*OPS, *(word for name in wanted for word in ("--provider", name))]
+    arguments = [*operators(), *(word for name in wanted for word in ("--provider", name))]
     arguments += ["--quick", "--rounds", "2", "--threads", "1", "--json", str(path)]
     assert part("__main__").main(arguments) == 0
     return path
@@ -62,7 +56,7 @@ def by_case(result: Path) -> dict[tuple[str, ...], dict[str, dict[str, Any]]]:
 
 def test_every_operator_is_timed_against_its_peers(result: Path) -> None:
     cases = by_case(result)
-    assert {op for op, *_ in cases} == set(OPS)
+    assert {op for op, *_ in cases} == set(operators())
     for rows in cases.values():
         assert {"focaldet", "reference"} <= set(rows)
         for row in rows.values():

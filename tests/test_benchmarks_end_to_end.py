@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,10 +128,6 @@ def test_bad_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_runs() -> None:
-    command = [sys.executable, "-m", "benchmarks.bars.end_to_end", "--quick", "--rounds", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Quick: the figures mean nothing." in done.stdout
-    assert done.stdout.count("| bfloat16 |") == 2
+def test_the_command_runs(quick_bars: Callable[[str], str]) -> None:
+    printed = quick_bars("end_to_end")
+    assert printed.count("| bfloat16 |") == 2

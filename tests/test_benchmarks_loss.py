@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,12 +141,8 @@ def test_the_table_in_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_the_command_runs(compiled: None) -> None:
-    command = [sys.executable, "-m", "benchmarks.bars.loss", "--quick", "--rounds", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Quick: the figures mean nothing." in done.stdout
-    table = done.stdout.rpartition("|---|")[2].splitlines()[1:]
+def test_the_command_runs(compiled: None, quick_bars: Callable[[str], str]) -> None:
+    printed = quick_bars("loss")
+    table = printed.rpartition("|---|")[2].splitlines()[1:]
     cells = [line.strip("| ").split(" | ") for line in table]
     assert all(each[-1].endswith(")") for each in cells)

@@ -15,9 +15,6 @@ import torch
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("benchmarks")
-drawn = pytest.mark.skipif(
-    importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed"
-)
 FACTS = {
     "cpu": "A <fast> processor",
     "cores": 2,
@@ -170,7 +167,6 @@ def test_titles_tell_cases_of_several_ways_and_caches_apart() -> None:
 # Drawing ----------------------------------------------------------------------------------------
 
 
-@drawn
 @pytest.mark.parametrize("swept", ["N", None])
 def test_a_picture(swept: str | None, sweep: Path) -> None:
     path = draw(sweep if swept else stored(sweep.parent, [row(9, "focaldet", 1.0)]), "a.png")
@@ -179,7 +175,6 @@ def test_a_picture(swept: str | None, sweep: Path) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
 
 
-@drawn
 @pytest.mark.parametrize("swept", ["N", None])
 def test_a_page_has_facts_figures_and_rows_and_needs_nothing_else(
     swept: str | None, sweep: Path
@@ -194,7 +189,6 @@ def test_a_page_has_facts_figures_and_rows_and_needs_nothing_else(
     assert "<b>" not in text
 
 
-@drawn
 def test_a_page_says_what_was_not_timed(tmp_path: Path) -> None:
     rows = [
         row(9, "focaldet", 2e-3),
@@ -206,7 +200,6 @@ def test_a_page_says_what_was_not_timed(tmp_path: Path) -> None:
     assert "2.20 ms" in text and "4.40 ms" in text and "<td>2.00</td>" in text
 
 
-@drawn
 @pytest.mark.parametrize("facts", [{}, {"sweep": "N"}])
 def test_a_result_without_times_is_drawn(facts: dict[str, str], tmp_path: Path) -> None:
     failed = row(9, "focaldet", 1.0) | {"seconds": [], "limit": [], "note": "out of memory"}
@@ -215,7 +208,6 @@ def test_a_result_without_times_is_drawn(facts: dict[str, str], tmp_path: Path) 
     assert "out of memory" in (tmp_path / "a.html").read_text()
 
 
-@drawn
 def test_providers_keep_their_colours(sweep: Path) -> None:
     figures, rows = part("plots.figures"), part("stored").read(sweep).rows
     new = part("report").Row("op", "case", "another", 8, seconds=[1.0])
@@ -240,8 +232,6 @@ def test_bad_arguments_get_one_line(
     arguments: list[str], message: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = {"RESULT": str(sweep), "PLOT": str(sweep.parent / "plot.png")}
-    if "PLOT" in arguments and importlib.util.find_spec("matplotlib") is None:
-        pytest.skip("matplotlib is not installed")
     with pytest.raises(SystemExit) as stopped:
         part("__main__").main([names.get(argument, argument) for argument in arguments])
     assert stopped.value.code == 2

@@ -4,9 +4,7 @@ is tested there."""
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -55,11 +53,7 @@ def test_ratios_that_have_no_bar() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_runs() -> None:
-    command = [sys.executable, "-m", "benchmarks.bars.suppression", "--quick", "--rounds", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # there is little to share
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Quick: the figures mean nothing." in done.stdout
-    table = done.stdout.rpartition("|---|")[2].splitlines()[1:]
+def test_the_command_runs(quick_bars: Callable[[str], str]) -> None:
+    printed = quick_bars("suppression")
+    table = printed.rpartition("|---|")[2].splitlines()[1:]
     assert len(table) > 2 and all(line.rstrip("| ").endswith(")") for line in table[:-2])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import focaldet
 
 from .. import ROOT, tables
-from ..facts import csrc_sha256
+from ..sources import csrc_sha256
 from ..tables import read, stop
 from .cubin import RESERVED, Kernel, capability, measure
 from .loops import H100, bound
