@@ -12,86 +12,18 @@
 #include <type_traits>
 
 #include "../arguments.h"
-#include "focal_terms.cuh"
+#include "focal_problem.cuh"
 
 namespace focaldet {
 namespace {
 
 using MaybeTensor = std::optional<Tensor>;
 constexpr int kThreads = kFocalThreads;
-constexpr int64_t kMaxBlocks = 4096;  // a few times what the largest GPU holds at once
-constexpr int64_t kSumBlocks = 1024;  // partial sums
-
-// Rows of classes over dense memory, as cpu/focal_loss.cpp. Targets are labels (one per row) or
-// values (one per element); the tables hold one factor per class, or are null.
-template <class T>
-struct FocalProblem {
-  using C = compute_t<T>;
-  int64_t rows, classes, total;
-  const T *inputs, *values;
-  const int64_t* labels;
-  FocalForm form;
-  C alpha, smoothing;
-  const C *class_alpha, *class_weight;
-};
-
-// The terms of one pack, with every factor but the incoming gradient. kHard: the targets are labels
-// without smoothing, of a form that weighs them by alpha alone.
+constexpr int64_t kMaxBlocks = 4096;  // six times what the largest GPU holds at once
+// Kernels that leave the rare cases aside need 48 registers.
 template <class T, class Power, bool kHard>
-__device__ __forceinline__ void focal_terms(const FocalProblem<T>& p, const Power& power,
-                                            int64_t first, const Place<int64_t>& place,
-                                            FocalTerm<compute_t<T>> (&terms)[Pack<T>::size]) {
-  using C = compute_t<T>;
-  constexpr int kSize = Pack<T>::size;
-  const bool no_tables = p.class_alpha == nullptr && p.class_weight == nullptr;
-  const Pack<T> inputs = load(p.inputs, first, p.total);
-  const HardWeights<C> weights(p.alpha);
-  C targets[kSize];
-  unsigned counted = ~0u;
-  if (kHard || p.labels != nullptr) {
-    const PackLabels<kSize> labels(place, p.rows, p.classes,
-                                   [&](int64_t row) { return p.labels[row]; });
-    // Nearly all packs are background, with one weight that silences nothing.
-    if (kHard && labels.plain() && no_tables && weights.negative != C(0)) {
-#pragma unroll
-      for (int i = 0; i < kSize; ++i) {
-        const FocalTerm<C> term = focal_hard(static_cast<C>(inputs.items[i]), C(0), power);
-        terms[i] = {weights.negative * term.loss, weights.negative * term.grad};
-      }
-      return;
-    }
-    counted = labels.counted;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) targets[i] = C(has(labels.hot, i));
-  } else {
-    const Pack<T> values = load(p.values, first, p.total);
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) targets[i] = static_cast<C>(values.items[i]);
-  }
-#pragma unroll
-  for (int i = 0; i < kSize; ++i) {
-    C& t = targets[i];
-    const C x = static_cast<C>(inputs.items[i]);
-    if (!kHard && p.smoothing != C(0)) t = smooth(t, p.smoothing);
-    const FocalTerm<C> both = kHard ? focal_hard(x, t, power) : focal(p.form, x, t, power);
-    C weight = kHard ? weights.of(t != C(0)) : focal_weight(p.form, t, p.alpha);
-    if (p.class_alpha != nullptr) weight = C(1);  // below
-    terms[i] = has(counted, i) ? weigh(weight, both) : FocalTerm<C>{C(0), C(0)};
-  }
-  if (!no_tables) {
-    int64_t k = place.column;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      if (has(counted, i)) {
-        if (p.class_alpha != nullptr) {
-          terms[i] = weigh(focal_weight(p.form, targets[i], p.class_alpha[k]), terms[i]);
-        }
-        if (p.class_weight != nullptr) terms[i] = weigh(p.class_weight[k], terms[i]);
-      }
-      if (++k == p.classes) k = 0;
-    }
-  }
-}
+constexpr int kBlocksPerProcessor =
+    kHard && std::is_same_v<Power, IntegerPower<2>> ? 5 : kFocalBlocksPerProcessor<T, Power>;
 
 template <class T, class Body>
 __device__ __forceinline__ void for_each_own_pack(const FocalProblem<T>& p, Body&& body) {
@@ -102,55 +34,64 @@ __device__ __forceinline__ void for_each_own_pack(const FocalProblem<T>& p, Body
 
 // The loss, or the gradient, whose incoming factor is one number on the device or one per element.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, (kFocalBlocksPerProcessor<T, Power>))
+__global__ void __launch_bounds__(kThreads, (kBlocksPerProcessor<T, Power, kHard>))
     focal_elements(const FocalProblem<T> p, const Power power, const compute_t<T>* scale,
                    const T* each, T* out) {
   using C = compute_t<T>;
   const C common = kGradient && scale != nullptr ? *scale : C(1);
   for_each_own_pack(p, [&](int64_t first, const Place<int64_t>& place) {
-    FocalTerm<C> terms[Pack<T>::size];
-    focal_terms<T, Power, kHard>(p, power, first, place, terms);
-    if (kGradient && each != nullptr) {
-      const Pack<T> incoming = load(each, first, p.total);
+    const auto whole = [&](FocalTerm<C>(&terms)[Pack<T>::size]) {
+      if (kGradient && each != nullptr) {
+        const Pack<T> incoming = load(each, first, p.total);
 #pragma unroll
-      for (int i = 0; i < Pack<T>::size; ++i) terms[i].grad *= static_cast<C>(incoming.items[i]);
-    }
-    Pack<T> result;
+        for (int i = 0; i < Pack<T>::size; ++i) terms[i].grad *= static_cast<C>(incoming.items[i]);
+      }
+      Pack<T> result;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::size; ++i) {
-      result.items[i] = static_cast<T>(kGradient ? terms[i].grad * common : terms[i].loss);
-    }
-    store(out, first, p.total, result);
+      for (int i = 0; i < Pack<T>::size; ++i) {
+        result.items[i] = static_cast<T>(kGradient ? terms[i].grad * common : terms[i].loss);
+      }
+      store(out, first, p.total, result);
+    };
+    const auto one = [&](int64_t i, FocalTerm<C> term) {
+      if (kGradient && each != nullptr) term.grad *= static_cast<C>(each[i]);
+      out[i] = static_cast<T>(kGradient ? term.grad * common : term.loss);
+    };
+    focal_terms<T, Power, kHard>(p, power, first, place, whole, one);
   });
 }
 
 // The sum by block and, with kGradient, the gradient of sum / divisor. A pack is added up in float
 // and joins the thread's sum in double: consumer GPUs do one double operation for 64 in float.
 template <class T, class Power, bool kHard, bool kGradient>
-__global__ void __launch_bounds__(kThreads, (kFocalBlocksPerProcessor<T, Power>))
+__global__ void __launch_bounds__(kThreads, (kBlocksPerProcessor<T, Power, kHard>))
     focal_partial_sums(const FocalProblem<T> p, const Power power, const compute_t<T>* divisor,
                        double* partial, T* gradient) {
   using C = compute_t<T>;
   const C scale = kGradient && divisor != nullptr ? C(1) / *divisor : C(1);
   double sum = 0;
   for_each_own_pack(p, [&](int64_t first, const Place<int64_t>& place) {
-    FocalTerm<C> terms[Pack<T>::size];
-    focal_terms<T, Power, kHard>(p, power, first, place, terms);
-    C pack_sum = 0;
+    const auto whole = [&](const FocalTerm<C>(&terms)[Pack<T>::size]) {
+      C pack_sum = 0;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::size; ++i) {
-      // Beyond the end no row has a label, but values are read as 0.
-      if (kHard || first + i < p.total) pack_sum += terms[i].loss;
-    }
-    sum += static_cast<double>(pack_sum);
-    if (kGradient) {
+      for (int i = 0; i < Pack<T>::size; ++i) {
+        // Beyond the end no row has a label, but values are read as 0.
+        if (kHard || first + i < p.total) pack_sum += terms[i].loss;
+      }
+      sum += static_cast<double>(pack_sum);
+      if (!kGradient) return;
       Pack<T> result;
 #pragma unroll
       for (int i = 0; i < Pack<T>::size; ++i) {
         result.items[i] = static_cast<T>(terms[i].grad * scale);
       }
       store(gradient, first, p.total, result);
-    }
+    };
+    const auto one = [&](int64_t i, const FocalTerm<C>& term) {
+      sum += static_cast<double>(term.loss);
+      if (kGradient) gradient[i] = static_cast<T>(term.grad * scale);
+    };
+    focal_terms<T, Power, kHard>(p, power, first, place, whole, one);
   });
   const double total = block_sum<kThreads>(sum);
   if (threadIdx.x == 0) partial[blockIdx.x] = total;
@@ -185,7 +126,7 @@ Results run(Output output, const Tensor& inputs, const FocalProblem<T>& p, const
                   p, power, scalar, each ? upstream->const_data_ptr<T>() : nullptr, elements);
     return results;
   }
-  const int64_t blocks = blocks_for(packs, kThreads, kSumBlocks);
+  const int64_t blocks = blocks_for(packs, kThreads, kMaxBlocks);
   Tensor partial = empty({blocks}, ScalarType::Double, inputs);
   double* partials = partial.mutable_data_ptr<double>();
   results.sum = empty({}, compute_dtype(inputs), inputs);
