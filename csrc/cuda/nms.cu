@@ -2,16 +2,18 @@
 // (but for the length that nms, batched_nms and nms_match return), from a million boxes in one
 // group to a million groups.
 //
-//   1. Candidates are put in order, by image, group, falling score and row (nms_order.cuh).
+//   1. Candidates are put in order, by image, group, falling score and row: up to 2,048 an image by
+//      a block (nms_block_order.cuh), more, or in float64, by sorts (nms_order.cuh).
 //   2. A chain of tiles finds who of them is kept (nms_tiles.cuh).
 //   3. compact_kept lists them by image and falling score, as far as the output is long: blocks
 //      count flags, 16 to a thread, and look back at the counts of those before them.
-// Launches: 4 and a stable sort; with groups one more of each.
+// Launches: 3; or 4 and a stable sort, with groups one more of each.
 //
 // Bytes per candidate: 8 for step 3, and those of the other steps. About 90 bytes of memory are in
 // use at most (float32, with groups), but for what the sorts take.
 #include "../arguments.h"
 #include "nms.cuh"
+#include "nms_block_order.cuh"
 #include "nms_tiles.cuh"
 
 namespace focaldet {
@@ -104,33 +106,23 @@ std::tuple<Tensor, Tensor> suppress_images(const Tensor& boxes, const Tensor& sc
   Tensor kept = empty({images, tiles * kTile}, ScalarType::Byte, boxes);
   Tensor words = empty({num_words}, ScalarType::Long, boxes);
   auto* const word = reinterpret_cast<Word*>(words.mutable_data_ptr<int64_t>());
-  const Grid each{blocks_for(total, kOrderThreads), kOrderThreads};
   in_type_of(boxes, scores, [&](auto tag, ScalarType dtype) {
     using T = typename decltype(tag)::type;
     const Tensor b = dense(boxes, dtype), s = dense(scores, dtype);
-    const T* const box = b.template const_data_ptr<T>();
-    Tensor keys = empty({images, n}, dtype, boxes);
-    device.launch(each, sort_keys<T>, box, s.template const_data_ptr<T>(), total,
-                  !score_threshold.has_value(),
-                  static_cast<T>(rounded_as(scores, score_threshold.value_or(0))),
-                  keys.template mutable_data_ptr<T>(), word, num_words,
-                  out.mutable_data_ptr<int64_t>(), images * limit);
-    const auto [sorted_keys, rows] = stable_sort(keys);
-    Order<T> order{n, sorted_keys.template const_data_ptr<T>(),
-                   rows.template const_data_ptr<int64_t>(), nullptr, nullptr};
-    std::optional<std::tuple<Tensor, Tensor>> grouped;  // ids and ranks
-    if (groups) {
-      Tensor ids = empty({images, n}, ScalarType::Long, boxes);
-      device.launch(each, groups_by_score<T>, groups->template const_data_ptr<int64_t>(),
-                    order.keys, order.rows, n, total, ids.mutable_data_ptr<int64_t>());
-      grouped = stable_sort(ids);
-      order.groups = std::get<0>(*grouped).template const_data_ptr<int64_t>();
-      order.ranks = std::get<1>(*grouped).template const_data_ptr<int64_t>();
-    }
-    Tensor by_place = empty({images, n, 4}, dtype, boxes);
-    device.launch(each, lay_out<T>, order, box, total, by_place.template mutable_data_ptr<T>());
+    const Candidates<T> candidates{b.template const_data_ptr<T>(), s.template const_data_ptr<T>(),
+                                   !score_threshold.has_value(),
+                                   static_cast<T>(rounded_as(scores, score_threshold.value_or(0)))};
+    const Cleared cleared{word, num_words, out.mutable_data_ptr<int64_t>(), images * limit};
+    const auto put_in_order = [&] {
+      if constexpr (std::is_same_v<T, float>) {
+        if (n <= kMostInBlock) return order_by_block(device, candidates, groups, s, cleared);
+      }
+      return order_by_sorts(device, candidates, groups, s, cleared);
+    };
+    const Ordered ordered = put_in_order();
+    const Order order = ordered.order();
     const Suppression<T> suppression{order,
-                                     by_place.template const_data_ptr<T>(),
+                                     ordered.boxes.template const_data_ptr<T>(),
                                      images,
                                      tiles,
                                      limit,

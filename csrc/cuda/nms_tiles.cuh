@@ -38,7 +38,7 @@ inline int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 // needs no more than `limit` kept boxes.
 template <class T>
 struct Suppression {
-  Order<T> order;
+  Order order;
   const T* boxes;  // by place; NaN where there is no candidate
   int64_t images, tiles, limit;
   T threshold;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kTile, kTilesAtOnce<T>) suppress_tiles(const S
   }
   __syncthreads();
   const int64_t image = shared_ticket[0] % p.images, number = shared_ticket[0] / p.images;
-  const Order<T> order = p.order.of_image(image);
+  const Order order = p.order.of_image(image);
   const T* boxes = p.boxes + 4 * image * order.n;
   Word* words = p.words + image * p.tiles * kTileWords;
   const int64_t first = number * kTile, place = first + thread;

@@ -4,7 +4,7 @@
 // from.
 #pragma once
 
-#include "launch.cuh"
+#include "block_sort.cuh"
 
 namespace focaldet {
 
@@ -24,8 +24,6 @@ struct KeyRange {
     return static_cast<int>((key - low) >> shift);
   }
 };
-
-constexpr int64_t kMostSorted = int64_t{1} << 30;  // keys, by a block
 
 // The bits of a key below `end`.
 FD_HD int key_bits(uint64_t end) {
@@ -80,30 +78,6 @@ __device__ __forceinline__ KeyRange narrowed(const KeyRange& range, const unsign
   return result;
 }
 
-// Ascending order, by the whole block, in shared or global memory: a bitonic network whose merges
-// begin with a reflection, so that smaller keys only ever move forward and any n will do without
-// padding. n log2(n)^2 / 4 comparisons; barriers stand at both ends. n is at most kMostSorted.
-__device__ __forceinline__ void block_sort(uint64_t* keys, unsigned n) {
-  __syncthreads();
-  for (unsigned merge = 0; 1u << merge < n; ++merge) {
-    for (unsigned level = merge + 1; level-- > 0;) {
-      const unsigned stride = 1u << level;
-      const unsigned pairs = ((n + 2 * stride - 1) >> (level + 1)) << level;
-      for (unsigned pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
-        const unsigned within = pair & (stride - 1), i = 2 * pair - within;
-        const unsigned j = level == merge ? i + 2 * (stride - within) - 1 : i + stride;
-        if (j >= n) continue;
-        const uint64_t a = keys[i], b = keys[j];
-        if (b < a) {
-          keys[i] = b;
-          keys[j] = a;
-        }
-      }
-      __syncthreads();
-    }
-  }
-}
-
 // The min(k, count) smallest of the keys in a buffer in order, maybe followed by others: in `tile`
 // [kTile], or in the buffer where k is too large for it. At least k keys are less than range.end,
 // if there are more than kTile at all. By the whole block; bins [kBins] and taken [1] are shared.
@@ -112,8 +86,9 @@ __device__ __forceinline__ const uint64_t* smallest_in_order(uint64_t* buffer, u
                                                              KeyRange range, unsigned k,
                                                              uint64_t* tile, unsigned* bins,
                                                              unsigned* taken) {
+  const auto ascending = [](uint64_t a, uint64_t b) { return a < b; };
   if (count > kTile && k > kTile - kSlack) {
-    block_sort(buffer, count);
+    block_sort(buffer, count, ascending);
     return buffer;
   }
   unsigned below_end = count;
@@ -130,7 +105,7 @@ __device__ __forceinline__ const uint64_t* smallest_in_order(uint64_t* buffer, u
   for (unsigned i = threadIdx.x; i < count; i += kThreads) {
     if (buffer[i] < range.end) tile[atomicAdd(taken, 1u)] = buffer[i];
   }
-  block_sort(tile, below_end);
+  block_sort(tile, below_end, ascending);
   return tile;
 }
 

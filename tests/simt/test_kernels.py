@@ -53,6 +53,7 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
     x = torch.randn(40, 7)
     labels, soft = torch.randint(-2, 7, (40,)), torch.rand(40, 7)
     boxes, scores = torch.rand(50, 4), torch.rand(50)
+    many = torch.rand(2049, 1) * 9000 + torch.tensor([0.0, 0, 1, 1])  # more than a block sorts
     for dtype in DTYPES:
         for gamma in (2.0, 1.5):
             for targets in (labels, soft.to(dtype)):
@@ -63,8 +64,9 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
                     ops.sigmoid_focal_loss(x_or_leaf, targets, gamma=gamma, reduction="sum")
         keep = ops.nms(boxes.to(dtype), scores.to(dtype), 0.5)
         assert torch.equal(keep, reference.nms(boxes.to(dtype), scores.to(dtype), 0.5))
-        for groups in (None, labels.repeat(2)[:50]):
+        for groups, many_groups in ((None, None), (labels.repeat(2)[:50], torch.arange(len(many)))):
             ops.nms_match(boxes.to(dtype), scores.to(dtype), 0.5, groups)
+            ops.nms_match(many.to(dtype), many[:, 0].to(dtype), 0.5, many_groups)
             ops.soft_nms(boxes.to(dtype), scores.to(dtype), idxs=groups)
         head = [torch.randn(1, 3, 4, 4, dtype=dtype)], [torch.randn(1, 4, 4, 4, dtype=dtype)]
         truth = torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([1]), torch.tensor([0, 1])

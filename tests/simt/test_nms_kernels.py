@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from focaldet import ops, reference
@@ -13,6 +14,7 @@ from simt.kernels import Kernels
 pytestmark = pytest.mark.simt
 
 TILE = 256  # kTile in csrc/cuda/nms_tiles.cuh
+BLOCK = 2048  # kMostInBlock in csrc/cuda/nms_block_order.cuh
 DTYPES = (torch.float16, torch.float32, torch.float64)
 
 
@@ -22,11 +24,18 @@ def random_boxes(n: int, area: float = 400.0) -> Tensor:
 
 
 def check(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float = 0.5) -> Tensor:
-    """Returns the kept rows."""
-    keep, match = ops.nms_match(boxes, scores, threshold, groups)
+    """Returns the kept rows. They are put in order in both ways there are: rows that are no
+    candidates make enough of any number for the second."""
     want_keep, want_match = reference.nms_match(boxes, scores, threshold, groups)
-    assert torch.equal(keep, want_keep)
-    assert torch.equal(match, want_match)
+    n = len(boxes)
+    more = max(BLOCK + 1 - n, 0)
+    longer = F.pad(boxes, (0, 0, 0, more)), F.pad(scores, (0, more), value=torch.nan)
+    longer_groups = None if groups is None else F.pad(groups, (0, more))
+    keep, match = ops.nms_match(boxes, scores, threshold, groups)
+    long_keep, long_match = ops.nms_match(*longer, threshold, longer_groups)
+    assert torch.equal(keep, want_keep) and torch.equal(long_keep, want_keep)
+    assert torch.equal(match, want_match) and torch.equal(long_match[:n], want_match)
+    assert (long_match[n:] == -1).all()
     return keep
 
 
@@ -83,6 +92,22 @@ def test_rows_that_are_no_candidates(simt: torch.device) -> None:
     check(boxes.fill_(torch.nan), scores, groups)
 
 
+@pytest.mark.parametrize("n", [BLOCK, BLOCK + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_as_many_as_a_block_puts_in_order_and_one_more(
+    n: int, dtype: torch.dtype, simt: torch.device
+) -> None:
+    """Two images, with ties everywhere."""
+    boxes = random_boxes(2 * n, 4000.0).to(dtype).view(2, n, 4)
+    scores = torch.randint(-3, 30, (2, n)).to(dtype) / 10  # with 0.0 and -0.0
+    scores[scores == 0.1] = -0.0
+    labels = torch.randint(0, 5, (2, n))
+    for groups in (None, labels):
+        idx, count = ops.nms_padded(boxes, scores, groups, 0.3, -0.15, n)
+        want_idx, want_count = reference.nms_padded(boxes, scores, groups, 0.3, -0.15, n)
+        assert torch.equal(idx, want_idx) and torch.equal(count, want_count)
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("limit", [1, 40, 3 * TILE])
 def test_images_with_different_numbers_of_candidates(
@@ -120,8 +145,10 @@ def test_the_number_of_launches(simt_kernels: Kernels) -> None:
         simt_kernels.call("nms_padded", boxes, scores, labels, 0.5, 0.0, 9)
         return (sum(simt_kernels.launches().values()) - before) // len(simt_kernels.seeds)
 
-    assert [launches(n, 0) for n in (1, 700)] == [4, 4]
-    assert [launches(n, groups) for n, groups in ((1, 1), (700, 1), (700, 700))] == [5, 5, 5]
+    assert [launches(n, 0) for n in (1, 700)] == [3, 3]
+    assert [launches(n, groups) for n, groups in ((1, 1), (700, 1), (700, 700))] == [3, 3, 3]
+    n = BLOCK + 1  # and sorts
+    assert [launches(n, groups) for groups in (0, 1, n)] == [4, 5, 5]
 
 
 @pytest.mark.parametrize("method", ["linear", "gaussian"])
