@@ -1,6 +1,6 @@
 """RetinaNet on the operators of `focaldet.ops`."""
 
 from .inference import for_inference
-from .retinanet import RetinaNet
+from .retinanet import V2, RetinaNet
 
-__all__ = ["RetinaNet", "for_inference"]
+__all__ = ["V2", "RetinaNet", "for_inference"]

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .resnet import ResNet
-
 
 class FeaturePyramid(nn.Module):
     """C3, C4, C5 to P3 .. P7, strides 8 to 128, all of `channels` channels.
 
     P6 is a strided 3x3 convolution on C5 (`p6_from="c5"`: the paper, torchvision's v2) or on P5
-    ("p5": torchvision's v1); P7 is one on relu(P6).
+    ("p5": torchvision's v1); P7 is one on relu(P6), or on P6 (`p7_relu=False`: mmdetection).
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, p6_from: str = "p5"):
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        p6_from: str = "p5",
+        p7_relu: bool = True,
+    ) -> None:
         super().__init__()
-        self.p6_from = p6_from
+        self.p6_from, self.p7_relu = p6_from, p7_relu
         # Sequentials of one, for torchvision's parameter names end in ".0".
         self.inner_blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, channels, 1)) for c in in_channels
@@ -45,23 +49,16 @@ class FeaturePyramid(nn.Module):
             merged[i] += F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
         levels = [block(m) for block, m in zip(self.layer_blocks, merged, strict=True)]
         p6 = self.extra_blocks["p6"](features[-1] if self.p6_from == "c5" else levels[-1])
-        return [*levels, p6, self.extra_blocks["p7"](F.relu(p6))]
+        return [*levels, p6, self.extra_blocks["p7"](F.relu(p6) if self.p7_relu else p6)]
 
 
-class ResNetFPN(nn.Module):
+class BodyWithFPN(nn.Module):
     """Images [B, 3, H, W] to the five levels of the pyramid."""
 
-    def __init__(
-        self,
-        variant: str = "resnet50",
-        norm: str = "batch",
-        width: int = 64,
-        channels: int = 256,
-        p6_from: str = "p5",
-    ) -> None:
+    def __init__(self, body: nn.Module, fpn: FeaturePyramid) -> None:
         super().__init__()
-        self.body = ResNet(variant, norm, width)
-        self.fpn = FeaturePyramid(self.body.out_channels, channels, p6_from)
+        self.body = body
+        self.fpn = fpn
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return self.fpn(self.body(images))

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from .backbones import TimmBody
 from .resnet import FrozenBatchNorm
 from .retinanet import RetinaNet
 from .winograd import WinogradConv2d, use_winograd
@@ -18,8 +19,9 @@ def for_inference(model: RetinaNet) -> RetinaNet:
     BatchNorm, frozen or not, is folded into the convolution before it; the weights lie as
     convolutions prefer (channels_last), and those of wide 3x3 convolutions in float32 on the CPU
     also transformed for Winograd's algorithm, which takes four times their memory. Detections
-    differ from the model's by rounding alone. GroupNorm stays as it is. What the model learns
-    later, the copy does not; its state dict is not the model's.
+    differ from the model's by rounding alone. GroupNorm stays as it is, and so do the norms in a
+    body of timm, which may hold activations, or run in another order than they stand in. What the
+    model learns later, the copy does not; its state dict is not the model's.
 
     Raises ValueError for a model in training mode, whose statistics are not settled; so does the
     copy, if it is called in it.
@@ -27,8 +29,9 @@ def for_inference(model: RetinaNet) -> RetinaNet:
     if model.training:
         raise ValueError("for_inference: expected a model in eval mode, call model.eval() first")
     ready = copy.deepcopy(model).requires_grad_(False)
-    for module in list(ready.backbone.modules()):
-        _fold_children(module)
+    if not isinstance(ready.backbone.body, TimmBody):
+        for module in list(ready.backbone.modules()):
+            _fold_children(module)
     ready.to(memory_format=torch.channels_last)
     first = next(ready.parameters())
     if (first.device.type, first.dtype) == ("cpu", torch.float32):

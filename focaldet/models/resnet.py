@@ -1,13 +1,15 @@
 """ResNet bodies (He et al. 2015, "Deep Residual Learning for Image Recognition").
 
-Parameter names are torchvision's, and so is the place of the stride: in a bottleneck the 3x3
-convolution has it and not the first 1x1 ("ResNet v1.5"), so that torchvision's weights fit.
+Parameter names are torchvision's, and so, unless said, is the place of the stride: in a bottleneck
+the 3x3 convolution has it ("ResNet v1.5"). In the paper, and in the weights that its authors
+published ("MSRA", "caffe"), the first 1x1 has it: same shapes, other features.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,12 +94,19 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, inputs: int, planes: int, stride: int, shortcut: nn.Module | None, norm: Norm
+        self,
+        inputs: int,
+        planes: int,
+        stride: int,
+        shortcut: nn.Module | None,
+        norm: Norm,
+        stride_in: str = "3x3",
     ) -> None:
         super().__init__()
-        self.conv1 = _conv(inputs, planes, 1)
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = _conv(inputs, planes, 1, first)
         self.bn1 = norm(planes)
-        self.conv2 = _conv(planes, planes, 3, stride)
+        self.conv2 = _conv(planes, planes, 3, second)
         self.bn2 = norm(planes)
         self.conv3 = _conv(planes, planes * self.expansion, 1)
         self.bn3 = norm(planes * self.expansion)
@@ -111,6 +120,7 @@ class Bottleneck(nn.Module):
         return F.relu(y, inplace=True)
 
 
+STRIDES_IN = ("3x3", "1x1")
 VARIANTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -123,12 +133,26 @@ class ResNet(nn.Module):
     """The body of a ResNet: images [B, 3, H, W] to C3, C4, C5 of strides 8, 16, 32.
 
     `width` is the number of channels of the stem: 64 in the paper; less makes every layer narrower
-    in proportion. `norm` is "batch", "frozen" (see FrozenBatchNorm) or "group".
+    in proportion. `norm` is "batch", "frozen" (see FrozenBatchNorm) or "group". `stride_in` is the
+    convolution of a bottleneck that has the stride, "3x3" or "1x1"; ValueError for the latter in a
+    variant without bottlenecks.
     """
 
-    def __init__(self, variant: str = "resnet50", norm: str = "batch", width: int = 64) -> None:
+    def __init__(
+        self,
+        variant: str = "resnet50",
+        norm: str = "batch",
+        width: int = 64,
+        stride_in: str = "3x3",
+    ) -> None:
         super().__init__()
-        block, depths = VARIANTS[variant]
+        kind, depths = VARIANTS[variant]
+        if kind is Bottleneck:
+            block = partial(kind, stride_in=stride_in)
+        elif stride_in == "3x3":
+            block = kind
+        else:
+            raise ValueError(f"stride_in: {variant} has no 1x1 convolution to put the stride in")
         norm_layer = NORMS[norm]
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm_layer(width)
@@ -140,7 +164,7 @@ class ResNet(nn.Module):
             blocks = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                outputs = planes * block.expansion
+                outputs = planes * kind.expansion
                 shortcut = None
                 if stride > 1 or channels != outputs:
                     shortcut = nn.Sequential(

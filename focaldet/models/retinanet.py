@@ -10,14 +10,18 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..ops import AnchorGrid, Anchors, retinanet_postprocess
-from .fpn import ResNetFPN
+from .backbones import check_backbone, make_body
+from .fpn import BodyWithFPN, FeaturePyramid
 from .head import RetinaNetHead
 from .losses import LOSSES, make_loss
-from .resnet import NORMS, VARIANTS
+from .resnet import NORMS, STRIDES_IN
 from .transform import Transform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# torchvision's second version, `retinanet_resnet50_fpn_v2`: RetinaNet(K, **V2).
+V2 = {"p6_from": "c5", "head_norm": "group", "box_loss": "giou"}
 
 
 class Losses(NamedTuple):
@@ -40,8 +44,7 @@ class RetinaNet(nn.Module):
 
     It is called as torchvision's RetinaNet is, and has its parameter names and, where they exist
     there, its argument names and defaults; `retinanet_resnet50_fpn(num_classes=K)` has the state
-    dict of `RetinaNet(K)`, and `retinanet_resnet50_fpn_v2` that of
-    `RetinaNet(K, p6_from="c5", head_norm="group")`.
+    dict of `RetinaNet(K)`, and `retinanet_resnet50_fpn_v2` that of `RetinaNet(K, **V2)`.
 
     In training, `model(images, targets)` gives the two losses by name. In evaluation,
     `model(images)` gives a dict of boxes, scores and labels for each image. Images are floating
@@ -56,12 +59,16 @@ class RetinaNet(nn.Module):
 
     Args:
         num_classes: K.
-        backbone: "resnet18", "resnet34", "resnet50" or "resnet101".
+        backbone: "resnet18", "resnet34", "resnet50" or "resnet101"; or "timm/<name>", a
+            convolutional model of timm (see `focaldet.models.backbones.TimmBody`), which has its
+            own norm, width and stride.
         norm: of the backbone: "batch", "frozen" (for pretrained weights) or "group".
         width: channels of the backbone's first layer; less than 64 for small models.
         fpn_channels, head_depth: channels of the pyramid and the head, layers of each subnet.
         head_norm: None, or "group" for a GroupNorm after each of those layers.
         p6_from: "p5", or "c5" as in the paper.
+        p7_relu: whether a ReLU stands between P6 and P7, as in the paper.
+        stride_in: "3x3", or "1x1" for ResNets whose bottlenecks have the stride there.
         anchor_grid: the anchors of five levels; `AnchorGrid.torchvision()` unless given.
         min_size, max_size, image_mean, image_std: see Transform.
         score_thresh, topk_candidates, nms_thresh, detections_per_img: on each level the best
@@ -87,6 +94,8 @@ class RetinaNet(nn.Module):
         head_depth: int = 4,
         head_norm: str | None = None,
         p6_from: str = "p5",
+        p7_relu: bool = True,
+        stride_in: str = "3x3",
         anchor_grid: AnchorGrid | None = None,
         min_size: int = 800,
         max_size: int = 1333,
@@ -110,11 +119,13 @@ class RetinaNet(nn.Module):
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
+        check_backbone(backbone)
         for name, choices in {
-            "backbone": tuple(VARIANTS),
             "norm": tuple(NORMS),
             "head_norm": (None, "group"),
             "p6_from": ("p5", "c5"),
+            "p7_relu": (True, False),
+            "stride_in": STRIDES_IN,
             "loss": LOSSES,
         }.items():
             if arguments[name] not in choices:
@@ -132,7 +143,10 @@ class RetinaNet(nn.Module):
         self.num_classes = num_classes
         self.anchor_grid = anchor_grid
         self.transform = Transform(min_size, max_size, image_mean, image_std)
-        self.backbone = ResNetFPN(backbone, norm, width, fpn_channels, p6_from)
+        body = make_body(backbone, norm, width, stride_in)
+        self.backbone = BodyWithFPN(
+            body, FeaturePyramid(body.out_channels, fpn_channels, p6_from, p7_relu)
+        )
         self.head = RetinaNetHead(
             fpn_channels, anchor_grid.per_position, num_classes, head_depth, head_norm
         )

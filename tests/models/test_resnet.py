@@ -59,6 +59,22 @@ def test_frozen_batch_norm_is_batch_norm_in_evaluation_and_stays_so():
     assert not list(frozen.parameters())
 
 
+def test_the_stride_stands_where_it_is_said_to():
+    """Both have the same weights; the 1x1 with the stride skips the pixels between."""
+    torch.manual_seed(0)
+    ours, original = ResNet("resnet50", width=8), ResNet("resnet50", width=8, stride_in="1x1")
+    original.load_state_dict(ours.state_dict())
+    for stage in (original.layer2, original.layer3, original.layer4):
+        assert (stage[0].conv1.stride, stage[0].conv2.stride) == ((2, 2), (1, 1))
+        assert (stage[1].conv1.stride, stage[1].conv2.stride) == ((1, 1), (1, 1))
+    x = torch.randn(1, 3, 64, 96)
+    got, other = original.eval()(x), ours.eval()(x)
+    assert [c.shape for c in got] == [c.shape for c in other]
+    assert not any(torch.allclose(a, b) for a, b in zip(got, other, strict=True))
+    with pytest.raises(ValueError, match="stride_in: resnet18 has no 1x1"):
+        ResNet("resnet18", stride_in="1x1")
+
+
 def test_frozen_body_takes_a_batch_norm_body():
     ResNet("resnet18", "frozen", width=8).load_state_dict(ResNet("resnet18", width=8).state_dict())
 
@@ -94,6 +110,16 @@ def test_pyramid_at_odd_sizes(p6_from):
     assert [tuple(level.shape) for level in levels] == [(1, 12, *size) for size in sizes]
     source = c5 if p6_from == "c5" else levels[2]
     torch.testing.assert_close(levels[3], fpn.extra_blocks["p6"](source))
+
+
+@pytest.mark.parametrize("p7_relu", [True, False])
+def test_a_relu_before_p7(p7_relu):
+    fpn = FeaturePyramid([4, 8, 16], 12, p7_relu=p7_relu)
+    levels = fpn([torch.randn(1, c, 32 // s, 32 // s) for c, s in ((4, 1), (8, 2), (16, 4))])
+    p6 = levels[3]
+    assert (p6 < 0).any()
+    expected = fpn.extra_blocks["p7"](p6.relu() if p7_relu else p6)
+    torch.testing.assert_close(levels[4], expected)
 
 
 @pytest.mark.parametrize("norm", [None, "group"])

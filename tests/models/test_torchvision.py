@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from focaldet.models import RetinaNet
+from focaldet.models import V2, RetinaNet
 
 torchvision = pytest.importorskip("torchvision")
 from torchvision.models import detection  # noqa: E402
@@ -15,7 +15,7 @@ K = 5
 SIZES = dict(min_size=128, max_size=213)
 VERSIONS = {
     "v1": (detection.retinanet_resnet50_fpn, {}),
-    "v2": (detection.retinanet_resnet50_fpn_v2, {"p6_from": "c5", "head_norm": "group"}),
+    "v2": (detection.retinanet_resnet50_fpn_v2, V2),
 }
 
 
@@ -72,8 +72,8 @@ def random_detector(version, images):
     return model
 
 
-def ours_with(model, version, **options):
-    ours = RetinaNet(K, "resnet50", **SIZES, **VERSIONS[version][1], **options)
+def ours_with(model, version, options=None):
+    ours = RetinaNet(K, "resnet50", **(SIZES | VERSIONS[version][1] | (options or {})))
     ours.load_state_dict(model.state_dict())  # strict
     return ours.eval()
 
@@ -163,7 +163,7 @@ def test_same_losses_and_gradients(version, box_loss, dtype):
     targets = some_targets(images)
     theirs = random_detector(version, images)
     theirs.head.regression_head._loss_type = box_loss
-    ours = ours_with(theirs, version, normalizer="image", box_loss=box_loss).to(dtype)
+    ours = ours_with(theirs, version, {"normalizer": "image", "box_loss": box_loss}).to(dtype)
     exact = copy.deepcopy(theirs).double()
     # The same images: ours keeps these numbers in float32, and a ReLU at its kink goes either way.
     exact.transform.image_mean = ours.transform.mean.flatten().tolist()

@@ -1,0 +1,136 @@
+"""The body of a detector by name: a ResNet of this package, or a model of timm."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .resnet import VARIANTS, ResNet
+
+TIMM = "timm/"
+STRIDES = (8, 16, 32)  # of C3, C4, C5
+
+
+def make_body(name: str, norm: str, width: int, stride_in: str) -> ResNet | TimmBody:
+    """Images [B, 3, H, W] to C3, C4, C5, whose channels are `out_channels`.
+
+    `norm`, `width` and `stride_in` are those of `ResNet`; a body of timm has its own, so that
+    anything but their defaults is a ValueError there.
+    """
+    if not name.startswith(TIMM):
+        return ResNet(name, norm, width, stride_in)
+    given = {"norm": (norm, "batch"), "width": (width, 64), "stride_in": (stride_in, "3x3")}
+    for argument, (value, default) in given.items():
+        if value != default:
+            raise UserError(
+                f"{argument}: applies to ResNets of this package, not to {name}, got {value!r}"
+            )
+    return TimmBody(name.removeprefix(TIMM))
+
+
+def check_backbone(name: str) -> str:
+    """The name, if it may be one; a model of timm is looked up when it is made."""
+    if name in VARIANTS or name.startswith(TIMM):
+        return name
+    known = (*VARIANTS, "timm/<name of a model of timm>")
+    raise UserError(f"backbone: expected one of {', '.join(known)}, got {name!r}")
+
+
+class TimmBody(nn.Module):
+    """C3, C4, C5 of a convolutional model of timm, with random weights until `load` is called.
+
+    The maps are those of `features_only=True` whose strides are 8, 16 and 32; ResNets, ConvNeXts,
+    EfficientNets, RegNets, MobileNets, DenseNets and VGGs have them. Raises `UserError`, a
+    ValueError, where timm is missing or has no such model, and for one that does not give these
+    three maps as [B, C, H, W] for images of any size: most transformers take one size only, and
+    Swin's maps are [B, H, W, C].
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        reductions = _create(name).feature_info.reduction()
+        if not set(STRIDES) <= set(reductions):
+            raise UserError(
+                f"backbone timm/{name}: expected feature maps of strides {STRIDES}, it has "
+                f"{tuple(reductions)}"
+            )
+        self.indices = tuple(reductions.index(stride) for stride in STRIDES)
+        self.model = _create(name, out_indices=self.indices)
+        self.out_channels = tuple(self.model.feature_info.channels())
+        self._probe()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c3, c4, c5 = self.model(x)
+        return c3, c4, c5
+
+    def load(self, weights: dict[str, Tensor] | None = None) -> None:
+        """Takes the weights of a state dict of timm's model, its classifier included, or, without
+        one, those that timm publishes for it, which it downloads unless it has them."""
+        given = {"state_dict": dict(weights)} if weights is not None else None
+        loaded = _create(
+            self.name, out_indices=self.indices, pretrained=True, pretrained_cfg_overlay=given
+        )
+        self.model.load_state_dict(loaded.state_dict())
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of the images that the published weights expect."""
+        config = _timm().get_pretrained_cfg(self.name)
+        return tuple(config.mean), tuple(config.std)
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Runs it once, for what a model does with a size is nowhere written down."""
+        height, width = 64, 96
+        expected = [
+            [1, channels, height // stride, width // stride]
+            for channels, stride in zip(self.out_channels, STRIDES, strict=True)
+        ]
+        training = self.training
+        try:
+            first = next(self.parameters())
+            maps = self.eval()(first.new_zeros(1, 3, height, width))
+            got = str([list(level.shape) for level in maps])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            got = str(error).splitlines()[0]
+        self.train(training)
+        if got != str(expected):
+            raise UserError(
+                f"backbone timm/{self.name}: expected maps {expected} of an image of "
+                f"{height} x {width}, as a convolutional model gives them, got: {got}"
+            )
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(
+            'backbone: timm/<name> needs the package timm: pip install "focaldet[timm]"'
+        ) from error
+    return timm
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    """timm's model as features; its own errors in one line."""
+    timm = _timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise UserError(
+            f"backbone timm/{name}: timm {timm.__version__} has no model of this name"
+            + (f"; the nearest are {', '.join(near)}" if near else "")
+        )
+    try:
+        return timm.create_model(name, features_only=True, **options)
+    except Exception as error:  # any of timm's, torch's and the hub's, which share no class
+        raise UserError(
+            f"backbone timm/{name}: timm cannot make it as features ({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
