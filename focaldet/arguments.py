@@ -9,11 +9,16 @@ from typing import Any, NoReturn
 
 from .detect import BATCH
 from .errors import UserError
+from .models import V2
+from .models.backbones import check_backbone
 from .models.losses import LOSSES
-from .models.resnet import NORMS, VARIANTS
+from .models.resnet import NORMS
 from .optim import OPTIMIZERS, SCHEDULES
 from .train import PRECISIONS, Recipe
+from .weights.convert import EPS, LAYOUTS
+from .weights.layouts import STYLES
 
+PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": V2}  # arguments of RetinaNet
 FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # horizontal, vertical
 
 
@@ -67,6 +72,14 @@ def make_parser() -> argparse.ArgumentParser:
             "focaldet detect photo.jpg folder --weights runs/cells/best.safetensors --out pictures",
         )
     )
+    _add_convert(
+        command(
+            "convert",
+            "make a checkpoint from a RetinaNet of torchvision, detectron2 or mmdetection",
+            "focaldet convert RetinaNet_R_50_FPN_3x.pkl --out coco.safetensors",
+            "focaldet convert cells.pth --class-names cells.txt --out cells.safetensors",
+        )
+    )
     return parser
 
 
@@ -94,8 +107,14 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--flip", choices=FLIPS, default="both", help="random flips in training")
 
     add = parser.add_argument_group("model").add_argument
-    add("--backbone", choices=VARIANTS, default="resnet18", help="trained from scratch")
-    add("--norm", choices=NORMS, default="batch", help="of the backbone")
+    add("--preset", choices=PRESETS, default="v1", help="v2: as torchvision's, GroupNorm and GIoU")
+    add("--backbone", type=_backbone, default="resnet18", help="a ResNet, or timm/<name>")
+    add(
+        "--backbone-weights",
+        metavar="FILE",
+        help='of a classifier to start from; "download": those that timm publishes for timm/<name>',
+    )
+    add("--norm", choices=NORMS, default="batch", help="of the backbone, if it is no timm/<name>")
     add("--size", type=_size, default=320, help="longest side of an image, in pixels")
     add("--anchor-size", type=_anchor, default=16, help="of the smallest anchors, in pixels")
     add("--loss", choices=LOSSES, default="focal", help="of the classification")
@@ -153,6 +172,33 @@ def _add_detect(parser: argparse.ArgumentParser) -> None:
     add("--score-threshold", type=_fraction, default=0.5, help="least score of a detection")
     add("--batch", type=_positive, default=BATCH, metavar="N", help="images of one size at once")
     add("--device", help="such as cpu or cuda:1; a GPU where there is one")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("weights", metavar="FILE", help="weights, as .pth, .safetensors or .pkl")
+    add("--out", required=True, metavar="FILE", help="checkpoint to write, .safetensors")
+    add("--layout", choices=("auto", *LAYOUTS), default="auto", help="the package they are of")
+    add(
+        "--style",
+        choices=STYLES,
+        help="of the ResNet, where the file does not tell; caffe (usual for detectron2): BGR and "
+        "stride in the 1x1; pytorch (usual for mmdetection)",
+    )
+    add("--class-names", metavar="FILE", help="a name a line, in label order; COCO's for COCO")
+    add(
+        "--norm-eps",
+        type=_number,
+        default=EPS,
+        help="of the norms; 0 for retinanet_resnet50_fpn_coco-eeacb38b.pth of torchvision",
+    )
+
+
+def _backbone(text: str) -> str:
+    try:
+        return check_backbone(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _checked(convert: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:

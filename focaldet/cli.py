@@ -1,4 +1,4 @@
-"""The command line: `focaldet demo | env | train | evaluate | detect`.
+"""The command line: `focaldet demo | env | train | evaluate | detect | convert`.
 
 Arguments (`arguments.py`) become data sets, models and recipes here; the work is done elsewhere.
 """
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .arguments import FLIPS, make_parser
-from .checkpoint import load_model
+from .arguments import FLIPS, PRESETS, make_parser
+from .checkpoint import load_model, save_checkpoint
 from .data import (
     CocoDataset,
     Compose,
@@ -41,10 +41,12 @@ from .evaluate import (
     match_categories,
     table,
 )
-from .files import read_json, write_atomically
+from .files import read_json, read_lines, write_atomically
 from .models import RetinaNet
+from .models.backbones import TIMM, published_statistics
 from .ops import AnchorGrid
 from .train import BEST, LAST, Recipe, train
+from .weights import convert, load_body, read_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +96,11 @@ def _train(args: argparse.Namespace) -> None:
         loss=args.loss,
         alpha=args.alpha,
         gamma=args.gamma,
+        **PRESETS[args.preset],
+        **_statistics(args),
     )
+    if args.backbone_weights and not args.resume:  # a resumed run has its own
+        _load_body(model, args.backbone_weights)
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
     device = _device(args.device)
     scores = train(model, train_set, val_set, args.out, recipe, device=device, resume=args.resume)
@@ -116,7 +122,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         scores = evaluate_detections(ground_truth, read_json(args.detections), args.detections)
     else:
         model, description = load_model(args.weights, _device(args.device))
-        transform = eval_transform(model.config["max_size"])
+        transform = eval_transform(model.config["max_size"], model.config["min_size"])
         dataset = _dataset(args, args.data, args.images, args.split, transform)
         ids = match_categories(description.class_names, dataset, args.weights)
         scores = evaluate_model(model, dataset, ids, args.batch_size, args.workers)
@@ -138,12 +144,33 @@ def _detect(args: argparse.Namespace) -> None:
     print(f"{describe(read_json(written))}; pictures and {written.name} are in {args.out}")
 
 
+def _convert(args: argparse.Namespace) -> None:
+    out = Path(args.out)
+    if out.exists():
+        raise UserError(f"--out {out}: exists already, and is not written over")
+    names = args.class_names and read_lines(args.class_names)
+    converted = convert(
+        read_source(args.weights),
+        args.layout,
+        style=args.style,
+        class_names=names,
+        norm_eps=args.norm_eps,
+    )
+    save_checkpoint(out, converted.weights, converted.description)
+    backbone, names = converted.description.model["backbone"], converted.description.class_names
+    some = ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
+    print(
+        f"{out}: a RetinaNet of {converted.layout} on a {backbone}, {len(names)} classes ({some})"
+    )
+
+
 COMMANDS = {
     "demo": _demo,
     "env": _env,
     "train": _train,
     "evaluate": _evaluate,
     "detect": _detect,
+    "convert": _convert,
 }
 
 
@@ -164,6 +191,26 @@ def _dataset(
     if not (annotations and images):
         raise UserError("expected --data and --images, or --voc")
     return CocoDataset(annotations, images, **options)
+
+
+def _statistics(args: argparse.Namespace) -> dict[str, Any]:
+    """Of the images, as the weights that the backbone begins with expect."""
+    if not (args.backbone_weights and args.backbone.startswith(TIMM)):
+        return {}
+    mean, std = published_statistics(args.backbone)
+    return {"image_mean": mean, "image_std": std}
+
+
+def _load_body(model: RetinaNet, weights: str) -> None:
+    if weights != "download":
+        load_body(model, weights)
+    elif model.config["backbone"].startswith(TIMM):
+        model.backbone.body.load()
+    else:
+        raise UserError(
+            "--backbone-weights download: for timm/<name> only; for a ResNet name a file of "
+            "torchvision's weights"
+        )
 
 
 def _print_scores(scores: dict[str, Any], ground_truth: dict[str, Any]) -> None:

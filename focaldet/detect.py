@@ -66,7 +66,7 @@ def detect(
     out = new_folder(out)
     model.score_thresh = score_threshold
     model = for_inference(model)
-    transform = eval_transform(model.config["max_size"])
+    transform = eval_transform(model.config["max_size"], model.config["min_size"])
     failures: list[str] = []
 
     def readable() -> Iterator[tuple[tuple[int, int], _Loaded]]:

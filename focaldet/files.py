@@ -20,6 +20,17 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not a JSON file ({error})") from error
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file that are not empty, or a `UserError` that names the file."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def new_folder(path: str | Path) -> Path:
     """The folder, made unless it is there and empty; `UserError` if there is anything in it."""
     path = Path(path)

@@ -162,7 +162,7 @@ def test_env_reports(run: Run) -> None:
     assert torch.__version__ in out
 
 
-@pytest.mark.parametrize("command", ["demo", "env", "train", "evaluate", "detect"])
+@pytest.mark.parametrize("command", ["demo", "env", "train", "evaluate", "detect", "convert"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         focaldet.cli.main([command, "--help"])
@@ -188,7 +188,10 @@ def test_defaults_are_the_recipe() -> None:
         (["train", "--out", "run", "--ema", "1"], "--ema: expected a number from 0 to 1"),
         (["train", "--out", "run", "--size", "32"], "--size: expected a whole number, 64 or more"),
         (["train", "--out", "run", "--alpha", "2"], "--alpha: expected a number from 0 to 1"),
-        (["train", "--out", "run", "--backbone", "vgg"], "--backbone: invalid choice: 'vgg'"),
+        (
+            ["train", "--out", "run", "--backbone", "vgg"],
+            "--backbone: backbone: expected one of resnet18",
+        ),
         (["evaluate"], "expected either --weights"),
         (["evaluate", "--detections", "dt.json"], "expected --data"),
         (["detect", "x.jpg", "--out", "y", "--weights", "no"], "x.jpg: no such file or folder"),

@@ -121,9 +121,10 @@ def train_transform(
     )
 
 
-def eval_transform(size: int) -> Compose:
-    """Longest side to `size` pixels, tensor: nothing random."""
-    return Compose([Resize(size, size), ToTensor()])
+def eval_transform(size: int, shortest: int | None = None) -> Compose:
+    """Longest side to `size` pixels, or less where the shortest would be more than `shortest`;
+    tensor: nothing random."""
+    return Compose([Resize(min(size, shortest or size), size), ToTensor()])
 
 
 def _probability(p: float) -> float:

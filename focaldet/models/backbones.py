@@ -40,6 +40,12 @@ def check_backbone(name: str) -> str:
     raise UserError(f"backbone: expected one of {', '.join(known)}, got {name!r}")
 
 
+def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the images that the weights which timm publishes expect."""
+    config = _timm().get_pretrained_cfg(_known(name.removeprefix(TIMM)))
+    return tuple(config.mean), tuple(config.std)
+
+
 class TimmBody(nn.Module):
     """C3, C4, C5 of a convolutional model of timm, with random weights until `load` is called.
 
@@ -77,11 +83,6 @@ class TimmBody(nn.Module):
         )
         self.model.load_state_dict(loaded.state_dict())
 
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of the images that the published weights expect."""
-        config = _timm().get_pretrained_cfg(self.name)
-        return tuple(config.mean), tuple(config.std)
-
     @torch.no_grad()
     def _probe(self) -> None:
         """Runs it once, for what a model does with a size is nowhere written down."""
@@ -115,8 +116,8 @@ def _timm() -> Any:
     return timm
 
 
-def _create(name: str, **options: Any) -> nn.Module:
-    """timm's model as features; its own errors in one line."""
+def _known(name: str) -> str:
+    """The name of a model, if timm has it."""
     timm = _timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -124,8 +125,13 @@ def _create(name: str, **options: Any) -> nn.Module:
             f"backbone timm/{name}: timm {timm.__version__} has no model of this name"
             + (f"; the nearest are {', '.join(near)}" if near else "")
         )
+    return name
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    """timm's model as features; its own errors in one line."""
     try:
-        return timm.create_model(name, features_only=True, **options)
+        return _timm().create_model(_known(name), features_only=True, **options)
     except Exception as error:  # any of timm's, torch's and the hub's, which share no class
         raise UserError(
             f"backbone timm/{name}: timm cannot make it as features ({_first_line(error)})"

@@ -1,0 +1,63 @@
+"""mmdetection's RetinaNets, versions 2 and 3 (retinanet_r50_fpn_1x_coco and its like).
+
+P6 comes from C5, and no ReLU stands before P7. The style of the ResNet is "pytorch" unless the
+configuration in the file says "caffe". Its box coder clamps the logarithms of width and height from
+below too, at -log(1000 / 16); this package only from above.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..ops import AnchorGrid
+from .layouts import BODY, STYLES, Layout, Preprocessing
+from .read import Source
+
+_CONVS = {"cls": "classification_head", "reg": "regression_head"}
+
+
+def _fpn(match: re.Match[str]) -> str:
+    number = int(match[1])
+    block = f"layer_blocks.{number}.0" if number < 3 else f"extra_blocks.p{number + 3}"
+    return f"backbone.fpn.{block}.{match[2]}"
+
+
+def _tower(match: re.Match[str]) -> str:
+    layer = {"conv": 0, "gn": 1}[match[3]]
+    return f"head.{_CONVS[match[1]]}.conv.{match[2]}.{layer}.{match[4]}"
+
+
+def _preprocessing(source: Source, style: str | None) -> Preprocessing:
+    caffe = re.search(r"""style\s*=\s*['"]caffe['"]""", source.config)
+    return STYLES[style or ("caffe" if caffe else "pytorch")]
+
+
+def _settings(source: Source) -> dict[str, Any]:
+    return {
+        "anchor_grid": AnchorGrid.mmdetection(),
+        "p6_from": "c5",
+        "p7_relu": False,
+        "low_quality": "mmdet",
+        "box_loss": "l1",
+        "detections_per_img": 100,
+    }
+
+
+LAYOUT = Layout(
+    "mmdetection",
+    (
+        (rf"backbone\.({BODY.pattern})", r"backbone.body.\1"),
+        (
+            r"neck\.lateral_convs\.([0-2])\.conv\.(weight|bias)",
+            r"backbone.fpn.inner_blocks.\1.0.\2",
+        ),
+        (r"neck\.fpn_convs\.([0-4])\.conv\.(weight|bias)", _fpn),
+        (r"bbox_head\.(cls|reg)_convs\.(\d+)\.(conv|gn)\.(weight|bias)", _tower),
+        (r"bbox_head\.retina_cls\.(weight|bias)", r"head.classification_head.cls_logits.\1"),
+        (r"bbox_head\.retina_reg\.(weight|bias)", r"head.regression_head.bbox_reg.\1"),
+        (r"data_preprocessor\.(?:mean|std)", None),
+    ),
+    _preprocessing,
+    _settings,
+)
