@@ -244,7 +244,7 @@ class _Run:
         weights, description, state = load_checkpoint(path, training=True)
         if state is None:
             raise UserError(f"{path}: holds no training state to resume from")
-        theirs = state["identity"]
+        theirs = state["identity"] | {"model": RetinaNet.complete(state["identity"]["model"])}
         for part in ("images", "model", "recipe"):
             for key, (have, want) in _differences(theirs[part], self.identity[part], part).items():
                 raise UserError(

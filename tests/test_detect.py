@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+import focaldet.detect
 from focaldet.checkpoint import Description, save_checkpoint
 from focaldet.data import eval_transform
 from focaldet.detect import alike, detect, detect_batch, find_images, picture_names
@@ -81,6 +82,25 @@ def test_pictures_and_json(weights: Path, tmp_path: Path) -> None:
             assert 0 < found["score"] < 1
     assert {p: p.read_bytes() for p in before} == before
     assert len(list(tmp_path.rglob("photo*.*"))) == 6, "nothing beside the inputs"
+
+
+def test_images_are_resized_once_to_what_the_model_takes(
+    model: RetinaNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shortest side, for a model that was trained so elsewhere: not first its longest."""
+    config = model.config | {"min_size": 64, "max_size": 128}
+    weights, given = tmp_path / "model.safetensors", []
+    save_checkpoint(weights, model.state_dict(), Description(config, ["ant", "bee"], [3, 9]))
+    plain = focaldet.detect.detect_batch
+
+    def recorded(model: RetinaNet, images: list[Tensor], sizes: Any) -> Any:
+        given.extend(tuple(image.shape[1:]) for image in images)
+        return plain(model, images, sizes)
+
+    monkeypatch.setattr(focaldet.detect, "detect_batch", recorded)
+    files = [picture(tmp_path / f"{w}.png", (w, 40)) for w in (50, 160)]
+    detect(files, weights, tmp_path / "out", 0.0)
+    assert given == [(64, 80), (32, 128)]
 
 
 def test_the_score_threshold_is_applied(weights: Path, tmp_path: Path) -> None:

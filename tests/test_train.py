@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import focaldet.train
-from focaldet.checkpoint import load_checkpoint, load_model
+from focaldet.checkpoint import load_checkpoint, load_model, save_checkpoint
 from focaldet.data import CocoDataset, eval_transform, generate_scenes, train_transform
 from focaldet.errors import UserError
 from focaldet.models import RetinaNet, winograd
@@ -165,6 +165,20 @@ def test_a_finished_run_resumes_to_its_scores(scenes: Path, tmp_path: Path) -> N
     before = weights_of(tmp_path)
     assert run(scenes, tmp_path, recipe, resume=True) == scores
     assert_same_bits(before, weights_of(tmp_path))
+
+
+def test_a_run_of_an_earlier_version_resumes(scenes: Path, tmp_path: Path) -> None:
+    """Its config lacks the arguments that the model has got since."""
+    recipe = Recipe(epochs=1, batch_size=4, workers=0)
+    scores = run(scenes, tmp_path, recipe)
+    weights, description, state = load_checkpoint(tmp_path / LAST, training=True)
+    for config in (description.model, state["identity"]["model"]):
+        for name in ("p7_relu", "stride_in"):
+            del config[name]
+    save_checkpoint(tmp_path / LAST, weights, description, state)
+    assert run(scenes, tmp_path, recipe, resume=True) == scores
+    with pytest.raises(UserError, match="has p7_relu True, this command False"):
+        run(scenes, tmp_path, recipe, resume=True, p7_relu=False)
 
 
 def test_averaged_weights_are_the_ones_kept(scenes: Path, tmp_path: Path) -> None:

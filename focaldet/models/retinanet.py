@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -173,6 +174,13 @@ class RetinaNet(nn.Module):
         """A new model with the arguments in `config`, which may have been through JSON."""
         grid = {k: _tuples(v) for k, v in config["anchor_grid"].items()}
         return cls(**(config | {"anchor_grid": AnchorGrid(**grid)}))
+
+    @classmethod
+    def complete(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """A config of an earlier version, with the defaults of the arguments added since."""
+        parameters = inspect.signature(cls).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return json.loads(json.dumps(defaults)) | config
 
     # The core: tensors in, tensors out.
 

@@ -12,12 +12,12 @@ import re
 from typing import Any
 
 from ..ops import AnchorGrid
-from .layouts import STYLES, Layout, Preprocessing
+from .layouts import NORM, STYLES, Layout, Preprocessing
 from .read import Source
 
 STRIDES = (8, 16, 32, 64, 128)
 _STEM, _RES = r"backbone\.bottom_up\.stem\.conv1", r"backbone\.bottom_up\.res([2-5])\.(\d+)"
-_NORM = r"norm\.(weight|bias|running_mean|running_var|num_batches_tracked)"
+_NORM = rf"norm\.({NORM})"
 _SUBNETS = {"cls": "classification_head", "bbox": "regression_head"}
 
 

@@ -12,10 +12,9 @@ from .read import Source
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str] | None]
 
-_VALUES = "weight|bias|running_mean|running_var|num_batches_tracked"
-BODY = re.compile(
-    r"(?:conv1|bn1|layer[1-4]\.\d+\.(?:conv[123]|bn[123]|downsample\.[01]))" rf"\.(?:{_VALUES})"
-)
+# Regular expressions: a tensor of a norm, and one of a ResNet by torchvision's names.
+NORM = "(?:weight|bias|running_mean|running_var|num_batches_tracked)"
+BODY = rf"(?:conv1|bn1|layer[1-4]\.\d+\.(?:conv[123]|bn[123]|downsample\.[01]))\.{NORM}"
 
 
 @dataclass(frozen=True)

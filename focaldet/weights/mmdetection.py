@@ -47,7 +47,7 @@ def _settings(source: Source) -> dict[str, Any]:
 LAYOUT = Layout(
     "mmdetection",
     (
-        (rf"backbone\.({BODY.pattern})", r"backbone.body.\1"),
+        (rf"backbone\.({BODY})", r"backbone.body.\1"),
         (
             r"neck\.lateral_convs\.([0-2])\.conv\.(weight|bias)",
             r"backbone.fpn.inner_blocks.\1.0.\2",

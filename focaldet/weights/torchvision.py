@@ -28,7 +28,7 @@ def _settings(source: Source) -> dict[str, Any]:
 LAYOUT = Layout(
     "torchvision",
     (
-        (rf"(backbone\.body\.{BODY.pattern})", r"\1"),
+        (rf"(backbone\.body\.{BODY})", r"\1"),
         (r"(backbone\.fpn\.(?:inner|layer)_blocks\.[0-2])(?:\.0)?\.(weight|bias)", r"\1.0.\2"),
         (r"(backbone\.fpn\.extra_blocks\.p[67]\.(?:weight|bias))", r"\1"),
         (rf"({_HEAD}\.conv\.\d+\.[01]\.(?:weight|bias))", r"\1"),

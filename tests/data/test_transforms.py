@@ -125,6 +125,17 @@ def test_helpers_bring_the_longest_side_to_size() -> None:
         assert image.shape == (3, 32, 64)
 
 
+def test_evaluation_may_limit_the_shortest_side() -> None:
+    """As detectors trained at 800 x 1333 do."""
+    for size, expected in (
+        ((100, 50), (3, 32, 64)),
+        ((60, 50), (3, 40, 48)),
+        ((20, 20), (3, 40, 40)),
+    ):
+        assert eval_transform(64, 40)(picture(*size), NO_BOXES, ANY)[0].shape == expected
+    assert eval_transform(64, 64)(picture(60, 50), NO_BOXES, ANY)[0].shape == (3, 53, 64)
+
+
 def test_training_depends_on_the_generator_alone() -> None:
     transform = train_transform(32, horizontal_flip=0.5, vertical_flip=0.5)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from focaldet import ops
 from focaldet.errors import UserError
 from focaldet.models import V2, RetinaNet
+from focaldet.models.resnet import ResNet
 from focaldet.ops import AnchorGrid
 from focaldet.weights import Converted, Source, convert
 from focaldet.weights.coco import IDS, NAMES, NAMES_91
@@ -135,6 +136,20 @@ def test_where_p6_comes_from_if_shapes_do_not_tell() -> None:
 def test_a_style_asked_for_is_taken() -> None:
     theirs = mmdetection(caffe=True)
     check_same(rebuilt(convert(source(theirs), style="caffe")), theirs)
+
+
+def test_basic_blocks() -> None:
+    """They have no 1x1 convolution to put a stride in, whatever the style."""
+    body = ResNet("resnet18", "frozen", width=4)
+    weights = zoo.MMDetection(K).state_dict()
+    weights = {n: t for n, t in weights.items() if not n.startswith("backbone.")}
+    weights |= {f"backbone.{name}": value for name, value in body.state_dict().items()}
+    channels = dict(zip(("0", "1", "2"), body.out_channels, strict=True))
+    for i, count in channels.items():
+        weights[f"neck.lateral_convs.{i}.conv.weight"] = torch.ones(16, count, 1, 1)
+    weights["neck.fpn_convs.3.conv.weight"] = torch.ones(16, body.out_channels[-1], 3, 3)
+    config = convert(Source("r18.pth", weights), style="caffe").description.model
+    assert (config["backbone"], config["stride_in"]) == ("resnet18", "3x3")
 
 
 def torchvision_model(version: str, classes: int) -> RetinaNet:
