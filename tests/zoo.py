@@ -3,7 +3,9 @@
 Small, with random weights. Each is called with an RGB image [3, H, W] of values up to 255, H and W
 multiples of 32, as their data pipelines hand it over before normalisation, and gives scores [N, K]
 and boxes [N, 4] of all anchors, levels in order, before any threshold. Written from the two
-packages' sources (detectron2 main, mmdetection 3.3).
+packages' sources. `MMDetection`, at full width, was compared with mmdetection 3.3.0's own modules:
+names in order, maps, anchors and decoded boxes are the same, to the bit; detectron2, which has no
+wheel to compare with, was read.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..models import RetinaNet
 from . import coco, detectron2, mmdetection, torchvision
 from .architecture import architecture_of
-from .layouts import Layout, choose, nearest
+from .layouts import STYLES, Layout, choose, nearest
 from .read import Source
 
 LAYOUTS = {part.LAYOUT.name: part.LAYOUT for part in (torchvision, detectron2, mmdetection)}
@@ -47,12 +47,20 @@ def convert(
     v1. Raises `UserError` for names or shapes that are not such a RetinaNet's, with the layout that
     comes nearest.
     """
+    for name, value, choices in (
+        ("layout", layout, ("auto", *LAYOUTS)),
+        ("style", style, (None, *STYLES)),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
     known = choose(LAYOUTS, layout, source)
     if style is not None and known is LAYOUTS["torchvision"]:
         raise UserError(f"style {style}: torchvision's RetinaNets have only one; leave it out")
-    originals = {known.rename(name): name for name in source.weights}  # by the name here
-    weights = {ours: source.weights[name] for ours, name in originals.items() if ours}
-    weights = {n: t.float() if t.is_floating_point() else t for n, t in weights.items()}
+    weights = {
+        ours: value.float() if value.is_floating_point() else value
+        for name, value in source.weights.items()
+        if (ours := known.rename(name))
+    }
     preprocessing = known.preprocessing(source, style)
     arguments = architecture_of(weights, preprocessing.settings() | known.settings(source))
     _check(source, known, arguments, weights)

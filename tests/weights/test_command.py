@@ -116,13 +116,13 @@ def test_training_starts_from_weights(run: Run, tmp_path: Path, scenes: list[obj
 
 def test_training_with_a_body_of_timm(run: Run, tmp_path: Path, scenes: list[object]) -> None:
     timm = pytest.importorskip("timm")
-    classifier = timm.create_model("mobilenetv3_small_050.lamb_in1k")
-    torch.save(classifier.state_dict(), tmp_path / "w.pth")
-    words = ["--backbone", "timm/mobilenetv3_small_050", "--backbone-weights", tmp_path / "w.pth"]
+    name = "tf_mobilenetv3_small_minimal_100"  # expects images from -1 to 1
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
+    words = ["--backbone", f"timm/{name}", "--backbone-weights", tmp_path / "w.pth"]
     code, _, err = run(*train_words(tmp_path, scenes, *words))
     assert code == 0, err
     model, _ = load_model(tmp_path / "run" / "last.safetensors")
-    assert model.config["backbone"] == "timm/mobilenetv3_small_050"
+    assert model.config["backbone"] == f"timm/{name}" and model.config["image_mean"] == [0.5] * 3
 
 
 def test_backbones_that_do_not_fit(run: Run, tmp_path: Path, scenes: list[object]) -> None:

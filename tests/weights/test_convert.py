@@ -291,3 +291,6 @@ def test_what_is_no_retinanet() -> None:
         convert(Source("model.pth", {"fc.weight": torch.ones(2, 2)}))
     with pytest.raises(UserError, match="style caffe: torchvision's RetinaNets have only one"):
         convert(source(torchvision_model("v1", K)), style="caffe")
+    for wrong in ({"layout": "yolo"}, {"style": "tensorflow"}):
+        with pytest.raises(ValueError, match="expected one of .*, got '(yolo|tensorflow)'"):
+            convert(source(torchvision_model("v1", K)), **wrong)
