@@ -280,12 +280,12 @@ def use_winograd(model: nn.Module) -> nn.Module:
     can be taken, but not of gradients."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Conv2d and _suits(child):
+            if type(child) is nn.Conv2d and suits(child):
                 setattr(module, name, WinogradConv2d(child))
     return model
 
 
-def _suits(conv: nn.Conv2d) -> bool:
+def suits(conv: nn.Conv2d) -> bool:
     plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups) == (
         (3, 3), (1, 1), (1, 1), (1, 1), 1,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The operators in other people's detectors."""

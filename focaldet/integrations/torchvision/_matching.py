@@ -1,0 +1,63 @@
+"""torchvision's matchers without the matrix of IoUs that they are given."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from ... import ops
+from ._operators import served
+
+
+class Pairs(NamedTuple):
+    """What stands for the IoU matrix of ground truth and anchors."""
+
+    gt_boxes: Tensor  # [M, 4]
+    anchors: Tensor  # [N, 4]
+
+
+def pairs(gt_boxes: Tensor, anchors: Tensor) -> Pairs | Tensor:
+    """In place of box_iou, before a matcher; the matrix where ours would not give the same."""
+    double = torch.float64 in (gt_boxes.dtype, anchors.dtype)  # ours compares in float32
+    empty = gt_boxes.numel() == 0 or anchors.numel() == 0  # the matcher's own error
+    if double or empty or not served(gt_boxes.device):
+        return box_iou(gt_boxes, anchors)
+    return Pairs(gt_boxes.detach(), anchors.detach())
+
+
+def _match(anchors: Tensor, gt_boxes: Tensor, *rules: float | str) -> Tensor:
+    """int64 [N]: of one image."""
+    splits = torch.tensor([0, len(gt_boxes)]).to(gt_boxes.device)
+    return ops.match_anchors(anchors, gt_boxes, splits, *rules)[0].long()
+
+
+class PairMatcher:
+    """Matcher on `match_anchors`; of a matrix, torchvision's."""
+
+    def __call__(self, match_quality_matrix: Pairs | Tensor) -> Tensor:
+        if isinstance(match_quality_matrix, Tensor):
+            return super().__call__(match_quality_matrix)
+        return _match(
+            match_quality_matrix.anchors,
+            match_quality_matrix.gt_boxes,
+            self.high_threshold,
+            self.low_threshold,
+            "torchvision" if self.allow_low_quality_matches else "none",
+        )
+
+
+class SSDPairMatcher(PairMatcher):
+    """SSDMatcher on `match_anchors`: every box of the ground truth also has its best anchor."""
+
+    def __call__(self, match_quality_matrix: Pairs | Tensor) -> Tensor:
+        matches = super().__call__(match_quality_matrix)
+        if isinstance(match_quality_matrix, Tensor):
+            return matches
+        gt_boxes, anchors = match_quality_matrix
+        # The best anchor of a box: the same question with the roles exchanged, and no threshold.
+        best = _match(gt_boxes, anchors, 0.0, 0.0, "none").clamp(min=0)
+        matches[best] = torch.arange(len(gt_boxes), device=matches.device)
+        return matches
