@@ -1,8 +1,14 @@
 """torchvision's detectors with random weights, and how their detections are compared."""
 
+from functools import partial
+
 import torch
 import torchvision
 from torch import nn
+from torchvision.models import detection
+from torchvision.models.detection import retinanet, ssd
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 
 K = 5
 SIZES = dict(min_size=128, max_size=213)
@@ -89,7 +95,8 @@ def is_clear(model, logits, deltas, anchors, lengths, size, error):
     return not close
 
 
-def some_targets(images):
+def some_targets(images, first_class=0):
+    """Seven boxes in the first image, none in the second."""
     rng = torch.Generator().manual_seed(0)
     targets = []
     for image, n in zip(images, [7, 0], strict=True):
@@ -97,7 +104,9 @@ def some_targets(images):
         corner = torch.rand(n, 2, generator=rng) * size * 0.6
         extent = (0.15 + 0.25 * torch.rand(n, 2, generator=rng)) * size
         boxes = torch.cat([corner, corner + extent], dim=1)
-        targets.append({"boxes": boxes, "labels": torch.randint(0, K, (n,), generator=rng)})
+        targets.append(
+            {"boxes": boxes, "labels": torch.randint(first_class, K, (n,), generator=rng)}
+        )
     return targets
 
 
@@ -110,3 +119,74 @@ def gradients(model, images, targets):
     losses = model(images, targets)
     sum(losses.values()).backward()
     return losses, {name: p.grad for name, p in model.named_parameters()}
+
+
+# Detectors that take milliseconds ----------------------------------------------------------------
+
+LEVELS = 3
+
+
+class Tiny(nn.Module):
+    """Three levels of 32 channels, strides 4, 8 and 16."""
+
+    out_channels = 32
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 7, stride=2, padding=3)
+        self.body = nn.ModuleList(nn.Conv2d(32, 32, 3, 2, 1, bias=False) for _ in range(LEVELS))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(32) for _ in range(LEVELS))
+
+    def forward(self, x):
+        x, levels = self.stem(x), {}
+        for i, (conv, norm) in enumerate(zip(self.body, self.norms, strict=True)):
+            x = levels[str(i)] = norm(conv(x)).relu()
+        return levels
+
+
+def anchors(ratios=(0.5, 1.0, 2.0), octaves=3):
+    sizes = tuple(
+        tuple(int(size * 2 ** (octave / 3)) for octave in range(octaves)) for size in (16, 32, 64)
+    )
+    return AnchorGenerator(sizes, (ratios,) * LEVELS)
+
+
+def tiny_retinanet(version="v1", **options):
+    torch.manual_seed(0)
+    backbone = Tiny()
+    norm = {"v1": None, "v2": partial(nn.GroupNorm, 32)}[version]
+    head = retinanet.RetinaNetHead(32, 9, K, norm_layer=norm)
+    head.regression_head._loss_type = {"v1": "l1", "v2": "giou"}[version]
+    return detection.RetinaNet(
+        backbone, K, anchor_generator=anchors(), head=head, **SIZES | options
+    )
+
+
+def tiny_fcos(**options):
+    torch.manual_seed(0)
+    grid = anchors(ratios=(1.0,), octaves=1)
+    model = detection.FCOS(Tiny(), K, anchor_generator=grid, **SIZES | options)
+    for last in (model.head.classification_head.cls_logits, model.head.regression_head.bbox_reg):
+        nn.init.normal_(last.weight, std=0.1)  # new ones find boxes of no extent
+    nn.init.ones_(model.head.regression_head.bbox_reg.bias)
+    return model
+
+
+def tiny_faster_rcnn(**options):
+    torch.manual_seed(0)
+    pool = torchvision.ops.MultiScaleRoIAlign([str(i) for i in range(LEVELS)], 3, 2)
+    return detection.FasterRCNN(
+        Tiny(),
+        box_roi_pool=pool,
+        box_head=TwoMLPHead(32 * 9, 64),
+        box_predictor=FastRCNNPredictor(64, K),
+        rpn_anchor_generator=anchors(octaves=1),
+        **SIZES | options,
+    )
+
+
+def tiny_ssd(**options):
+    torch.manual_seed(0)
+    boxes = DefaultBoxGenerator([[2]] * LEVELS)
+    head = ssd.SSDHead([32] * LEVELS, boxes.num_anchors_per_location(), K)
+    return ssd.SSD(Tiny(), boxes, (128, 128), K, head=head, **options)

@@ -23,6 +23,8 @@ _PLANS = {
     SSD: lambda model: _shared.plan(model, SSD),
     GeneralizedRCNN: lambda model: _shared.plan(model, GeneralizedRCNN),
 }
+_TRANSFORM = Left("transform", "resizing and normalising stay torchvision's")
+_CONVOLUTIONS = Left("convolutions", "convolutions=True replaces them, and changes rounding")
 _KNOWN = "RetinaNet, FCOS, SSD, SSDlite, Faster R-CNN, Mask R-CNN and Keypoint R-CNN"
 
 
@@ -42,7 +44,8 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
     - An IoU of exactly the NMS threshold in float32: torchvision compares with a double on the CPU.
     - Its batched NMS moves classes apart by adding to coordinates, which rounds them, and lets
       boxes with negative coordinates meet other classes' boxes.
-    - Among equal scores the order is that of the anchors, always.
+    - Equal scores keep the order of the anchors. torchvision's batched NMS of more than 1000 boxes
+      sorts them as it happens, and with that an R-CNN samples other proposals in training.
     - A box that overlaps no anchor matches none; there, torchvision makes every anchor foreground.
     - RetinaNet computes losses in float32 also from half-type maps, and anchors never in a half
       type: torchvision loses precision there, under autocast too. Losses and detections are float32
@@ -73,18 +76,27 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
     """
     plan = next((plan for kind, plan in _PLANS.items() if isinstance(model, kind)), None)
     if plan is None:
-        within = getattr(model, "module", None)
-        hint = " For a wrapped model give its `.module`." if isinstance(within, nn.Module) else ""
         raise TypeError(
             f"accelerate: expected a detector of torchvision ({_KNOWN}), got "
-            f"{type(model).__module__}.{type(model).__qualname__}.{hint} Nothing was changed."
+            f"{type(model).__module__}.{type(model).__qualname__}{_within(model)}. "
+            "Nothing was changed."
         )
     steps, left = plan(model)
     if convolutions or _convolutions.taken(model):
         steps = steps + _convolutions.steps(model)
+    else:
+        left = [*left, _CONVOLUTIONS]
     new = sum([step.take() for step in steps])
     rows = tuple(row for step in steps for row in step.rows)
-    return Report(original(model).__name__, rows, tuple(left), new)
+    return Report(original(model).__name__, rows, (*left, _TRANSFORM), new)
+
+
+def _within(model: object) -> str:
+    """Where a wrapper has a detector."""
+    for name, part in model.named_children() if isinstance(model, nn.Module) else ():
+        if isinstance(part, tuple(_PLANS)):
+            return f", whose .{name} is one"
+    return ""
 
 
 def restore(model: nn.Module) -> int:

@@ -55,6 +55,7 @@ def sigmoid_focal_loss(
         and _on_its_device(targets, inputs)
         and targets.dtype == inputs.dtype
         and targets.shape == inputs.shape
+        and inputs.numel() > 0  # the mean of nothing is NaN there
         and not targets.requires_grad
         and isinstance(alpha, int | float)
         and (alpha == -1 or 0 <= alpha <= 1)

@@ -94,8 +94,8 @@ class RegionSuppression:
 
 # What may be replaced ----------------------------------------------------------------------------
 
-SUPPRESSION = "batched_nms", "a mask of all pairs, or a call per class"
-LOSS = "sigmoid_focal_loss", "a dozen tensors of the size of the logits"
+SUPPRESSION = "batched_nms", "comparing all pairs of boxes"
+LOSS = "sigmoid_focal_loss", "its intermediate results, the size of the logits each"
 MATCHING = "match_anchors", "the IoU matrix"
 
 
@@ -129,6 +129,10 @@ _PARTS: dict[type, dict[str, type]] = {
     SSD: {"": SSD},
     GeneralizedRCNN: {"rpn": RegionProposalNetwork, "roi_heads": RoIHeads},
 }
+_ELSE = {
+    FCOS: [Left("compute_loss", "matches by distance, not by IoU")],
+    SSD: [Left("compute_loss", "cross entropy with mined negatives")],
+}
 _MATCHERS = {Matcher: _matching.PairMatcher, SSDMatcher: _matching.SSDPairMatcher}
 
 
@@ -146,7 +150,7 @@ def plan(model: nn.Module, kind: type) -> Plan:
         raise ValueError(
             f"accelerate: nothing can be replaced in this model. {reasons}. Nothing was changed."
         )
-    return Plan(steps, left)
+    return Plan(steps, [*left, *_ELSE.get(kind, ())])
 
 
 def _plan_part(prefix: str, part: Any, base: type) -> tuple[list[Step], list[Left]]:
