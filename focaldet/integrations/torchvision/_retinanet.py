@@ -168,7 +168,7 @@ DETECTIONS = Replaced(
 )
 ANCHORS = Replaced("anchor_generator", "AnchorGrid", "the anchors, and a copy per image")
 RAW_CLASSIFICATION, RAW_REGRESSION = (
-    Replaced(f"head.{name}", "its raw maps", "permuting and concatenating them, both ways")
+    Replaced(f"head.{name}", "raw maps", "permuting and concatenating, both ways")
     for name in ("classification_head", "regression_head")
 )
 
