@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import ROOT, bars, detector
-from .bars import end_to_end, loss, suppression
+from .bars import drop_in, end_to_end, loss, suppression
 from .gpu import outcomes
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
@@ -32,7 +32,12 @@ COLUMNS = {  # providers, and what the table calls those that are no packages
     "torch.compile": "torch.compile",
     "reference": "reference",
 }
-BARS = {"loss": loss.table, "suppression": suppression.table, "end_to_end": end_to_end.table}
+BARS = {
+    "loss": loss.table,
+    "suppression": suppression.table,
+    "end_to_end": end_to_end.table,
+    "drop_in": drop_in.table,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -223,7 +223,7 @@ def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
     run["facts"]["quick"] = False
     (tmp_path / "results" / "cpu.json").write_text(json.dumps(run))
     path = tmp_path / "README.md"
-    sections = {"benchmarks": "old\n", "loss": "", "suppression": "", "end_to_end": ""}
+    sections = {"benchmarks": "old\n", **dict.fromkeys(part("tables").BARS, "")}
     marked = (f"<!-- {k}:begin -->\n{v}<!-- {k}:end -->\n" for k, v in sections.items())
     path.write_text(f"before\n{''.join(marked)}after\n")
     return path, ["--readme", str(path), "--results", str(tmp_path / "results")]

@@ -121,7 +121,7 @@ def test_children_get_their_heap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table_in_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme, results = tmp_path / "README.md", tmp_path / "results" / "loss"
-    sections = ("benchmarks", "loss", "suppression", "end_to_end")
+    sections = ("benchmarks", *part("tables").BARS)
     markers = (f"<!-- {name}:{end} -->\n" for name in sections for end in ("begin", "end"))
     readme.write_text("".join(markers))
     arguments = ["--readme", str(readme), "--results", str(results.parent)]

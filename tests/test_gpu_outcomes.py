@@ -166,7 +166,7 @@ def test_a_build_holds_while_the_extension_is_its_own(
 
 def rendered(tmp_path: Path, result: dict[str, Any] | None) -> str:
     readme, results = tmp_path / "README.md", tmp_path / "results"
-    sections = ("benchmarks", "loss", "suppression", "end_to_end")
+    sections = ("benchmarks", *part("tables").BARS)
     lines = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in sections]
     readme.write_text("".join(lines))
     (results / "gpu").mkdir(parents=True)

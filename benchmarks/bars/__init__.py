@@ -41,7 +41,7 @@ class Target(NamedTuple):
     @property
     def faster(self) -> bool:
         """Is the ratio the better the larger it is?"""
-        return self.under in ("focaldet", "overwrite")
+        return self.under in ("focaldet", "overwrite", "convolutions")
 
     def text(self, ratio: float, number: Callable[[float], str]) -> str:
         return f"{number(100 * ratio)} %" if self.under == "step" else f"{number(ratio)}x"

@@ -168,8 +168,11 @@ def test_models_in_other_states():
     assert len(model.half()([image.half() for image in images])) == 2
 
 
-def test_under_torch_compile():
-    model = detectors.tiny_retinanet()
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "RetinaNet")) for n in MAKERS]
+)
+def test_under_torch_compile(name):
+    model = MAKERS[name]()
     accelerate(model)
     expected = losses_of(model)
     torch._dynamo.reset()

@@ -210,6 +210,24 @@ def test_others_have_the_same_losses_and_gradients(name):
         )
 
 
+@pytest.mark.parametrize("name", SHARED)
+def test_others_under_autocast(name):
+    """Losses are near full precision, and finite where other proposals may be sampled."""
+    images = pictures(3, count=2)
+    targets = some_targets(images, first_class=1)
+    ours = accelerated(settled(SHARED[name](), images)).train()
+    torch.manual_seed(1)
+    want = ours(images, targets)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ours(images, targets)
+    for key, loss in want.items():
+        assert got[key].isfinite(), key
+        assert abs(got[key] - loss) < 0.1 * loss or name == "FasterRCNN", key
+    sum(got.values()).backward()
+    assert all(p.grad.isfinite().all() for p in ours.parameters() if p.grad is not None)
+
+
 def test_faster_rcnn_never_makes_the_iou_matrix(monkeypatch):
     def refuse(*_):
         raise AssertionError("box_iou was called")

@@ -36,8 +36,8 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
     our focal loss, batched NMS and matcher. Subclasses count as what they derive from. The model
     is called, trained and saved as before, and its parts, parameters and state dict are the same
     objects; only classes of parts change, so that deepcopy, pickle and torch.save, hooks, autocast,
-    DistributedDataParallel around the model and `model.to` work. No other model is affected, unless
-    the two share modules. torch.jit.script does not work; `restore` first.
+    torch.compile, DistributedDataParallel around the model and `model.to` work. No other model is
+    affected, unless the two share modules. torch.jit.script does not work; `restore` first.
 
     Results are torchvision's but for rounding, and for what it computes otherwise:
 
