@@ -51,7 +51,7 @@ def sigmoid_focal_loss(
 
     Sums of half types come in float32."""
     if (
-        _served(inputs)
+        _takes(inputs)
         and _on_its_device(targets, inputs)
         and targets.dtype == inputs.dtype
         and targets.shape == inputs.shape
@@ -75,7 +75,7 @@ def served(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and _C_cuda is not None)
 
 
-def _served(value: object) -> bool:
+def _takes(value: object) -> bool:
     return isinstance(value, Tensor) and value.dtype in _FLOATING and served(value.device)
 
 
@@ -85,8 +85,8 @@ def _on_its_device(value: object, other: Tensor) -> bool:
 
 def _suppressible(boxes: object, scores: object, iou_threshold: object) -> bool:
     return (
-        _served(boxes)
-        and _served(scores)
+        _takes(boxes)
+        and _takes(scores)
         and boxes.device == scores.device
         and boxes.dim() == 2
         and boxes.shape[1] == 4

@@ -142,92 +142,72 @@ def _check_extents(targets: Sequence[dict[str, Tensor]]) -> None:
 # What may be replaced ----------------------------------------------------------------------------
 
 
-def plan(model: nn.Module) -> Plan:
-    """Raises ValueError if the model has a part of its own where ours would take over."""
-    obstacles = list(_obstacles(model))
-    if obstacles:
-        raise ValueError(
-            "accelerate: this RetinaNet does something of its own where focaldet would take over: "
-            f"{'; '.join(obstacles)}. Nothing was changed. `patch_ops()` speeds up the operators "
-            "that its own code calls."
-        )
-    head, cells = model.head, model.anchor_generator.cell_anchors
-    grid = AnchorGrid(tuple(tuple(map(tuple, level.tolist())) for level in cells), "image")
-    steps = [
-        Step(model, (FusedRetinaNet,), (LOSS, DETECTIONS)),
-        Step(model.anchor_generator, (GridAnchors,), (ANCHORS,), {"grid": grid}),
-        Step(head.classification_head, (RawClassification,), (RAW_CLASSIFICATION,)),
-        Step(head.regression_head, (RawRegression,), (RAW_REGRESSION,)),
-    ]
-    return Plan(steps, [])
-
-
-LOSS = Replaced("compute_loss", "retinanet_loss", "IoU matrix, dense targets, second pass")
+LOSS = Replaced("compute_loss", "retinanet_loss", "the IoU matrix, dense targets, a second pass")
 DETECTIONS = Replaced(
-    "postprocess_detections", "retinanet_postprocess", "scores and copies of the maps, Python loops"
+    "postprocess_detections", "retinanet_postprocess", "scores and copies of all maps"
 )
 ANCHORS = Replaced("anchor_generator", "AnchorGrid", "the anchors, and a copy per image")
 RAW_CLASSIFICATION, RAW_REGRESSION = (
     Replaced(f"head.{name}", "raw maps", "permuting and concatenating, both ways")
     for name in ("classification_head", "regression_head")
 )
+# By path the class of each part, and the methods that ours stands for or takes as torchvision's.
+_CALL = ("__call__", "forward")
+_EXPECTED: dict[str, tuple[type, tuple[str, ...]]] = {
+    "": (detection.RetinaNet, (*_CALL, "compute_loss", "postprocess_detections")),
+    "head": (retinanet.RetinaNetHead, (*_CALL, "compute_loss")),
+    "head.classification_head": (
+        retinanet.RetinaNetClassificationHead,
+        (*_CALL, "compute_loss"),
+    ),
+    "head.regression_head": (retinanet.RetinaNetRegressionHead, (*_CALL, "compute_loss")),
+    "head.regression_head.box_coder": (BoxCoder, ("encode_single", "decode_single")),
+    "box_coder": (BoxCoder, ("decode_single",)),
+    "anchor_generator": (AnchorGenerator, (*_CALL, "grid_anchors")),
+    "proposal_matcher": (Matcher, ("__call__", "set_low_quality_matches_")),
+}
+
+
+def plan(model: nn.Module) -> Plan:
+    """Raises ValueError if the model has a part of its own where ours would take over."""
+    if obstacles := list(_obstacles(model)):
+        raise ValueError(
+            "accelerate: this RetinaNet does something of its own where focaldet would take over: "
+            f"{'; '.join(obstacles)}. Nothing was changed. `patch_ops()` speeds up the operators "
+            "that its own code calls."
+        )
+    cells = model.anchor_generator.cell_anchors
+    grid = AnchorGrid(tuple(tuple(map(tuple, level.tolist())) for level in cells), "image")
+    steps = [
+        Step(model, (FusedRetinaNet,), (LOSS, DETECTIONS)),
+        Step(model.anchor_generator, (GridAnchors,), (ANCHORS,), {"grid": grid}),
+        Step(model.head.classification_head, (RawClassification,), (RAW_CLASSIFICATION,)),
+        Step(model.head.regression_head, (RawRegression,), (RAW_REGRESSION,)),
+    ]
+    return Plan(steps, [])
 
 
 def _obstacles(model: nn.Module) -> Iterator[str]:
-    """What has a part of its own, and what that is."""
-    head = model.head
-    parts = {
-        "": (model, detection.RetinaNet, _FORWARD + ("compute_loss", "postprocess_detections")),
-        "head": (head, retinanet.RetinaNetHead, _FORWARD + ("compute_loss",)),
-        "anchor_generator": (
-            model.anchor_generator,
-            AnchorGenerator,
-            _FORWARD + ("grid_anchors", "generate_anchors"),
-        ),
-        "proposal_matcher": (
-            model.proposal_matcher,
-            Matcher,
-            ("__call__", "set_low_quality_matches_"),
-        ),
-        "box_coder": (model.box_coder, BoxCoder, ("decode_single",)),
-    }
-    if isinstance(head, retinanet.RetinaNetHead):
-        losses = _FORWARD + ("compute_loss",)
-        cls, box = head.classification_head, head.regression_head
-        parts |= {
-            "head.classification_head": (cls, retinanet.RetinaNetClassificationHead, losses),
-            "head.regression_head": (box, retinanet.RetinaNetRegressionHead, losses),
-        }
-        if hasattr(box, "box_coder"):
-            coder = box.box_coder, BoxCoder, ("encode_single", "decode_single")
-            parts["head.regression_head.box_coder"] = coder
-    unlike = False
-    for where, (part, base, methods) in parts.items():
+    """What the model has of its own."""
+    parts: dict[str, object] = {}
+    for where, (base, methods) in _EXPECTED.items():
+        owner, _, name = where.rpartition(".")
+        part = parts[where] = getattr(parts.get(owner, model), name, None) if where else model
         if not issubclass(original(part), base):
-            unlike = True
             yield f"{where} is a {original(part).__name__}, not torchvision's {base.__name__}"
-        for name in overridden(part, base, methods):
-            yield f"{where or original(part).__name__} has its own {name}"
-    if not unlike:
-        yield from _settings(model)
-
-
-_FORWARD = ("__call__", "forward")
-
-
-def _settings(model: nn.Module) -> Iterator[str]:
-    box = model.head.regression_head
-    for where, coder in (
-        ("box_coder", model.box_coder),
-        ("head.regression_head.box_coder", box.box_coder),
-    ):
+            return  # nothing is known of what it consists of
+        for method in overridden(part, base, methods):
+            yield f"{where or original(part).__name__} has its own {method}"
+    for where in ("box_coder", "head.regression_head.box_coder"):
+        coder = parts[where]
         if tuple(coder.weights) != (1, 1, 1, 1) or coder.bbox_xform_clip != math.log(1000 / 16):
             yield f"{where} has weights {coder.weights}, clip {coder.bbox_xform_clip:.4g}"
-    if box._loss_type not in BOX_LOSSES:
-        yield f"head.regression_head has the loss type {box._loss_type!r}"
-    counts = {len(level) for level in model.anchor_generator.cell_anchors}
+    loss_type = parts["head.regression_head"]._loss_type
+    if loss_type not in BOX_LOSSES:
+        yield f"head.regression_head has the loss type {loss_type!r}"
+    counts = {len(level) for level in parts["anchor_generator"].cell_anchors}
     if len(counts) != 1:
         yield f"anchor_generator has {sorted(counts)} anchors a position, not as many on each level"
-    ignored = model.head.classification_head.BETWEEN_THRESHOLDS
+    ignored = parts["head.classification_head"].BETWEEN_THRESHOLDS
     if ignored != Matcher.BETWEEN_THRESHOLDS:
         yield f"head.classification_head ignores the match {ignored}"
