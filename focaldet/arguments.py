@@ -80,6 +80,13 @@ def make_parser() -> argparse.ArgumentParser:
             "focaldet convert cells.pth --class-names cells.txt --out cells.safetensors",
         )
     )
+    _add_export(
+        command(
+            "export",
+            "compile a model to a package that runs without Python",
+            "focaldet export --weights runs/cells/best.safetensors --out cells.pt2",
+        )
+    )
     return parser
 
 
@@ -199,6 +206,18 @@ def _backbone(text: str) -> str:
         return check_backbone(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--weights", required=True, metavar="FILE", help="checkpoint of the model")
+    add("--out", required=True, metavar="PT2", help="file to write")
+    add(
+        "--program",
+        action="store_true",
+        help="write the graph (torch.export), not compiled: it runs on any machine",
+    )
+    add("--device", help="where it will run; a GPU where there is one")
 
 
 def _checked(convert: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:

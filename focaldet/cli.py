@@ -1,4 +1,4 @@
-"""The command line: `focaldet demo | env | train | evaluate | detect | convert`.
+"""The command line: `focaldet demo | env | train | evaluate | detect | convert | export`.
 
 Arguments (`arguments.py`) become data sets, models and recipes here; the work is done elsewhere.
 """
@@ -41,6 +41,7 @@ from .evaluate import (
     match_categories,
     table,
 )
+from .export import metadata, package, save
 from .files import read_json, read_lines, write_atomically
 from .models import RetinaNet
 from .models.backbones import TIMM, published_statistics
@@ -164,6 +165,13 @@ def _convert(args: argparse.Namespace) -> None:
     )
 
 
+def _export(args: argparse.Namespace) -> None:
+    model, description = load_model(args.weights, _device(args.device))
+    write = save if args.program else package
+    write(model, args.out, metadata(model, description.class_names))
+    print(f"{args.out}: {'exported program' if args.program else 'AOTInductor package'}")
+
+
 COMMANDS = {
     "demo": _demo,
     "env": _env,
@@ -171,6 +179,7 @@ COMMANDS = {
     "evaluate": _evaluate,
     "detect": _detect,
     "convert": _convert,
+    "export": _export,
 }
 
 

@@ -26,13 +26,7 @@ def for_inference(model: RetinaNet) -> RetinaNet:
     Raises ValueError for a model in training mode, whose statistics are not settled; so does the
     copy, if it is called in it.
     """
-    if model.training:
-        raise ValueError("for_inference: expected a model in eval mode, call model.eval() first")
-    ready = copy.deepcopy(model).requires_grad_(False)
-    if not isinstance(ready.backbone.body, TimmBody):
-        for module in list(ready.backbone.modules()):
-            _fold_children(module)
-    ready.to(memory_format=torch.channels_last)
+    ready = folded(model, "for_inference").to(memory_format=torch.channels_last)
     first = next(ready.parameters())
     if (first.device.type, first.dtype) == ("cpu", torch.float32):
         for module in use_winograd(ready).modules():
@@ -40,6 +34,18 @@ def for_inference(model: RetinaNet) -> RetinaNet:
                 module.freeze()
     ready.register_forward_pre_hook(_refuse_training)
     return ready
+
+
+def folded(model: RetinaNet, caller: str) -> RetinaNet:
+    """A copy without gradients, its BatchNorm folded but for that of timm's bodies. ValueError, in the name of the caller, for a
+    model in training mode."""
+    if model.training:
+        raise ValueError(f"{caller}: expected a model in eval mode, call model.eval() first")
+    copied = copy.deepcopy(model).requires_grad_(False)
+    if not isinstance(copied.backbone.body, TimmBody):
+        for module in list(copied.backbone.modules()):
+            _fold_children(module)
+    return copied
 
 
 def _fold_children(module: nn.Module) -> None:
