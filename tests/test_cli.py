@@ -162,7 +162,9 @@ def test_env_reports(run: Run) -> None:
     assert torch.__version__ in out
 
 
-@pytest.mark.parametrize("command", ["demo", "env", "train", "evaluate", "detect", "convert"])
+@pytest.mark.parametrize(
+    "command", ["demo", "env", "train", "evaluate", "detect", "convert", "export"]
+)
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         focaldet.cli.main([command, "--help"])

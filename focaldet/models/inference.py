@@ -37,8 +37,8 @@ def for_inference(model: RetinaNet) -> RetinaNet:
 
 
 def folded(model: RetinaNet, caller: str) -> RetinaNet:
-    """A copy without gradients, its BatchNorm folded but for that of timm's bodies. ValueError, in the name of the caller, for a
-    model in training mode."""
+    """A copy without gradients, its BatchNorm folded, but for that of timm's bodies. ValueError, in
+    the name of the caller, for a model in training mode."""
     if model.training:
         raise ValueError(f"{caller}: expected a model in eval mode, call model.eval() first")
     copied = copy.deepcopy(model).requires_grad_(False)

@@ -53,10 +53,12 @@ class RetinaNet(nn.Module):
     (x1, y1, x2, y2 in pixels of its image), and labels, int64 [n]. Other input raises ValueError.
 
     `features`, `loss` and `detect` are the same on batched tensors: no lists of dicts, nothing that
-    depends on the data's values. They compile whole. (On CUDA, operators without a kernel there
-    still wait for the device: see the README.) In eager training on the CPU `loss` leaves the
-    gradients in the memory of the head's outputs, which are empty afterwards: a hook that wants
-    them takes a copy, or a detached view, which makes it keep them.
+    depends on the data's values. They compile whole, and a CUDA graph may capture them. In eager
+    training on the CPU `loss` leaves the gradients in the memory of the head's outputs, which are
+    empty afterwards: a hook that wants them takes a copy, or a detached view, which makes it keep
+    them. With `model.keep_maps = True` it always does, which second derivatives need.
+    `torch.func.functional_call` takes the model; torch.func's transforms (grad, vjp, vmap) do not
+    take operators whose derivatives torch.library registers, and so neither `loss`.
 
     Args:
         num_classes: K.
@@ -83,6 +85,8 @@ class RetinaNet(nn.Module):
 
     `config` holds these arguments as JSON values, and `RetinaNet.from_config` undoes it.
     """
+
+    keep_maps = False
 
     def __init__(
         self,
@@ -199,9 +203,11 @@ class RetinaNet(nn.Module):
         """Images [B, 3, H, W] and their boxes [T, 4], labels [T], splits [B+1] to the losses."""
         cls_logits, box_deltas = self.features(batch)
         anchors = self.anchors(cls_logits, batch)
-        return Losses(
-            *self.criterion(cls_logits, box_deltas, anchors, gt_boxes, gt_labels, gt_splits)
-        )
+        # What is looked at while the criterion runs is not overwritten.
+        views = [m.detach() for m in (*cls_logits, *box_deltas)] if self.keep_maps else []
+        losses = self.criterion(cls_logits, box_deltas, anchors, gt_boxes, gt_labels, gt_splits)
+        del views
+        return Losses(*losses)
 
     def detect(self, batch: Tensor, image_sizes: Tensor) -> Detections:
         """Images [B, 3, H, W] and int64 [B, 2] sizes before padding to padded detections."""

@@ -20,7 +20,7 @@ _ops = torch.ops.focaldet
 
 def refusal(maps: list[Tensor]) -> str | None:
     """Why these maps must keep their values; None if nothing but the loss needs them."""
-    if torch.compiler.is_compiling() or any(type(level) is not Tensor for level in maps):
+    if torch.compiler.is_compiling() or any(map(_of_another_kind, maps)):
         return "compiled code and tensors of other kinds plan their memory themselves"
     if len({level.untyped_storage().data_ptr() for level in maps if level.numel()}) != sum(
         level.numel() > 0 for level in maps
@@ -38,6 +38,11 @@ def refusal(maps: list[Tensor]) -> str | None:
         if not (level.is_contiguous() or level.is_contiguous(memory_format=torch.channels_last)):
             return "they are neither contiguous nor channels_last"
     return None
+
+
+def _of_another_kind(level: Tensor) -> bool:
+    """A subclass, or what torch.func wraps around a tensor, whose memory nobody may ask for."""
+    return type(level) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(level)
 
 
 def _shared(level: Tensor) -> bool:
@@ -91,7 +96,7 @@ class _Overwrite(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 'retinanet_loss: mode "overwrite" leaves no logits to differentiate the gradient '
-                'with; use "recompute"'
+                'with; use "recompute" (RetinaNet: keep_maps = True)'
             )
         scale, *gradients = ctx.saved_tensors
         factors = [d_cls] * ctx.levels + [d_box] * ctx.levels
