@@ -112,6 +112,8 @@ def ohem_loss(
         ],
         dim=1,
     )  # [B, N, K]
+    # Under autocast, too, what is summed and returned is not of a half type.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = sigmoid_focal_loss(logits, labels, alpha=-1.0, gamma=0.0).sum(-1)
 
     boxes = generate_anchors(anchors, loss.device).expand(len(loss), -1, -1)

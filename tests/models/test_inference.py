@@ -85,12 +85,3 @@ def test_other_dtypes_take_direct_convolutions() -> None:
     ready = for_inference(detector(fpn_channels=128, head_depth=1).bfloat16())
     assert not any(isinstance(m, WinogradConv2d) for m in ready.modules())
     assert ready(images())[0]["scores"].dtype == torch.float32
-
-
-@torch.no_grad()
-def test_compiles_whole() -> None:
-    model = for_inference(detector(fpn_channels=128, head_depth=1, width=8))
-    batch, sizes, _ = model.transform.images(images())
-    detect = torch.compile(model.detect, fullgraph=True, backend="aot_eager")
-    want, got = model.detect(batch, sizes), detect(batch, sizes)
-    torch.testing.assert_close(got.scores, want.scores, rtol=0, atol=1e-4)

@@ -92,14 +92,6 @@ def test_what_is_not_finite_stays_in_its_tile() -> None:
     assert torch.equal(got, clean)
 
 
-def test_is_a_torch_operator() -> None:
-    x, weight, bias = (t.requires_grad_() for t in inputs((2, 9, 8)))
-    torch.library.opcheck(winograd_conv2d, (x, weight, bias))
-    torch.library.opcheck(winograd_conv2d, (x, weight, None, transform_weight(weight.detach())))
-    grad = torch.randn(2, 7, 9, 8)
-    torch.library.opcheck(winograd.winograd_weight_gradient, (x.detach(), grad))
-
-
 def test_other_arguments_are_refused() -> None:
     x, weight, bias = inputs((1, 8, 8))
     with pytest.raises(ValueError, match=r"expected float32 maps .* got torch.float64"):

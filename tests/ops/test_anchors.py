@@ -154,13 +154,6 @@ def test_any_number_of_threads() -> None:
     assert torch.equal(generate_anchors(anchors), one)
 
 
-def test_opcheck(device: torch.device) -> None:
-    anchors = CONVENTIONS["torchvision"].at(PYRAMIDS[64, 64], (64, 64))
-    like = torch.empty(0, device=device)
-    operator = torch.ops.focaldet.generate_anchors
-    torch.library.opcheck(operator, (like, *anchors.schema_arguments()))
-
-
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile(dynamic: bool, device: torch.device) -> None:
     """Feature sizes may be symbols: one graph for images of any size."""

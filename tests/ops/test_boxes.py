@@ -152,15 +152,6 @@ def test_decoding_gradient_has_the_dtype_of_the_deltas(
     assert deltas.grad.dtype == dtype and deltas.grad.isfinite().all()
 
 
-def test_opcheck(device: torch.device) -> None:
-    ops = torch.ops.focaldet
-    a, b = random_boxes(5).to(device), random_boxes(5).to(device)
-    torch.library.opcheck(ops.box_iou, (a, b[:3]))
-    torch.library.opcheck(ops.encode_boxes, (a.double(), b))
-    torch.library.opcheck(ops.decode_boxes, (torch.randn_like(a).requires_grad_(), b))
-    torch.library.opcheck(ops.decode_boxes, (torch.randn_like(a).bfloat16(), b))
-
-
 def test_compile(device: torch.device) -> None:
     def there_and_back(gt: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         return decode_boxes(encode_boxes(gt, anchors), anchors), box_iou(gt, anchors)

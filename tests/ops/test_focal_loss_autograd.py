@@ -100,25 +100,6 @@ def test_logits_that_need_no_gradient_get_none(device: torch.device) -> None:
         assert not sigmoid_focal_loss(x, t).requires_grad
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("form,dtype", [("labels", torch.float32), ("soft", torch.bfloat16)])
-def test_opcheck(form: str, dtype: torch.dtype, weighted: bool, device: torch.device) -> None:
-    x, t = case(form, device, dtype)
-    weight = torch.rand(4, device=device) if weighted else None
-    rest = (
-        (0.0, 1.5, weight, weight, 0.1, "focal")
-        if weighted
-        else (0.25, 2.0, None, None, 0.0, "focal")
-    )
-    ops = torch.ops.focaldet
-    torch.library.opcheck(ops.sigmoid_focal_loss, (x, t, *rest))
-    torch.library.opcheck(ops.sigmoid_focal_loss_sum, (x, t, *rest))
-    divisor = torch.tensor(3, device=device) if weighted else None
-    torch.library.opcheck(ops.sigmoid_focal_loss_sum_and_gradient, (x, t, *rest, divisor))
-    grad = torch.rand_like(x) if form == "labels" else torch.rand((), device=device)
-    torch.library.opcheck(ops.sigmoid_focal_loss_backward, (grad, x, t, *rest))
-
-
 def compiled_equals_eager(backend: str, device: torch.device) -> None:
     def step(x: Tensor, t: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
         loss = sigmoid_focal_loss(x * 2, t, 0.25, 1.5, reduction)

@@ -256,16 +256,6 @@ def test_grids_far_from_the_origin(device: torch.device) -> None:
             check(anchors, boxes, torch.tensor([0, 12]), device, 0.5, 0.4, rule)
 
 
-def test_opcheck(device: torch.device) -> None:
-    boxes, splits = random_boxes(3).to(device), torch.tensor([0, 2, 3], device=device)
-    small = AnchorGrid.torchvision().at([(2, 2)] * 5, IMAGE)
-    rules = boxes, splits, 0.5, 0.4, "torchvision"
-    table = generate_anchors(small, device)
-    for operator in (torch.ops.focaldet.match_anchors, torch.ops.focaldet.count_foreground):
-        torch.library.opcheck(operator, (None, *small.schema_arguments(), *rules))
-        torch.library.opcheck(operator, (table, [], [], [], 0.0, *rules))
-
-
 @pytest.mark.parametrize("operator", [match_anchors, count_foreground])
 def test_compile(operator: Any, device: torch.device) -> None:
     torch._dynamo.reset()

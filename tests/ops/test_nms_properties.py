@@ -131,15 +131,6 @@ def example(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return boxes, torch.rand(n, device=device), torch.randint(0, 3, (n,), device=device)
 
 
-def test_opcheck(device: torch.device) -> None:
-    boxes, scores, groups = example(12, device)
-    ops = torch.ops.focaldet
-    torch.library.opcheck(ops.nms, (boxes, scores, 0.5))
-    torch.library.opcheck(ops.batched_nms, (boxes, scores, groups, 0.5))
-    batch = boxes.view(2, 6, 4), scores.view(2, 6), groups.view(2, 6)
-    torch.library.opcheck(ops.nms_padded, (*batch, 0.5, 0.1, 4))
-
-
 def test_compile_padded(device: torch.device) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(nms_padded, fullgraph=True, dynamic=True, backend="aot_eager")

@@ -82,9 +82,9 @@ def detect() -> Case:
     return *maps(False), CELLS, STRIDES, OFFSET, sizes, 0.05, 20, 0.5, 10, False
 
 
-def padded() -> Case:
-    scores, labels = torch.rand(2, 6), torch.randint(3, (2, 6))
-    return boxes(12).view(2, 6, 4), scores, labels, 0.5, 0.1, 4
+def padded() -> list[Case]:
+    batch = boxes(12).view(2, 6, 4), torch.rand(2, 6)
+    return [(*batch, labels, 0.5, 0.1, 4) for labels in (None, torch.randint(3, (2, 6)))]
 
 
 def groups() -> list[Tensor | None]:
@@ -115,7 +115,7 @@ CASES: dict[str, Callable[[], list[Case]]] = {
     ],
     "focaldet::nms": lambda: [(boxes(12), torch.rand(12), 0.5)],
     "focaldet::batched_nms": lambda: [(boxes(12), torch.rand(12), groups()[1], 0.5)],
-    "focaldet::nms_padded": lambda: [padded()],
+    "focaldet::nms_padded": padded,
     "focaldet::nms_match": lambda: [(boxes(12), torch.rand(12), ids, 0.5) for ids in groups()],
     "focaldet::soft_nms": lambda: [
         (boxes(12), torch.rand(12), ids, 0.3, 0.5, 0.001, "linear") for ids in groups()

@@ -353,16 +353,6 @@ def test_over_all_classes(
             assert torch.equal(mine[image, : len(keep)], all_of_them[image, keep])
 
 
-def test_opcheck(device: torch.device) -> None:
-    logits, deltas = ([m.to(device) for m in ms] for ms in coarse_maps())
-    cells, _, strides, offset = ANCHORS.schema_arguments()
-    sizes = torch.tensor([IMAGE] * 2, device=device)
-    torch.library.opcheck(
-        torch.ops.focaldet.retinanet_postprocess,
-        (logits, deltas, cells, strides, offset, sizes, 0.05, 20, 0.5, 10, False),
-    )
-
-
 def test_compile(device: torch.device) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(retinanet_postprocess, fullgraph=True, backend="aot_eager")

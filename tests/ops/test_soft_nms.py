@@ -150,14 +150,6 @@ def test_the_best_suppressor_is_named(device: torch.device) -> None:
     assert keep.tolist() == [1, 0] and match.tolist() == [0, 1, 1]
 
 
-def test_opcheck(device: torch.device) -> None:
-    boxes, scores, groups = (x.to(device) for x in example(12))
-    ops = torch.ops.focaldet
-    for idxs in (None, groups):
-        torch.library.opcheck(ops.nms_match, (boxes, scores, idxs, 0.5))
-        torch.library.opcheck(ops.soft_nms, (boxes, scores, idxs, 0.3, 0.5, 0.001, "linear"))
-
-
 def test_compile(device: torch.device) -> None:
     def both(boxes: Tensor, scores: Tensor) -> Tensor:
         keep, new = soft_nms(boxes, scores)

@@ -250,17 +250,6 @@ def test_every_form_of_the_incoming_gradient(device: torch.device) -> None:
     assert torch.equal(backward(one, x.detach(), labels, 0.25, 2.0, None), unit)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_opcheck(dtype: torch.dtype, device: torch.device) -> None:
-    x, labels = case(device, dtype)
-    ops = torch.ops.focaldet
-    for rest in ((0.25, 2.0, None), (0.0, 1.5, torch.rand(4, device=device))):
-        torch.library.opcheck(ops.softmax_focal_loss, (x, labels, *rest))
-        for grad in (torch.rand(2, 3, device=device), torch.rand((), device=device)):
-            grad.requires_grad_()
-            torch.library.opcheck(ops.softmax_focal_loss_backward, (grad, x, labels, *rest))
-
-
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_compile(reduction: str, device: torch.device) -> None:
     def step(x: Tensor, labels: Tensor) -> Tensor:
