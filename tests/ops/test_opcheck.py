@@ -54,8 +54,8 @@ def softmax(upstream: bool = False) -> list[Case]:
     ]
     if not upstream:
         return cases
-    incoming = torch.rand(2, 3).requires_grad_(), torch.rand(()).requires_grad_()
-    return [(grad, *case) for grad in incoming for case in cases]
+    incoming = [torch.rand(2, 3), torch.rand(())] * 2  # by row, and one for all
+    return [(grad.requires_grad_(), *case) for grad, case in zip(incoming, cases, strict=True)]
 
 
 def matching() -> list[Case]:
