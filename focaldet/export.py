@@ -1,9 +1,9 @@
 """A trained detector without its Python: as a graph (torch.export), or compiled (AOTInductor).
 
-What is exported is the tensor core, `RetinaNet.detect`: normalised, padded images [B, 3, H, W] and
-their sizes in; padded boxes, scores, labels and counts out. Resizing and padding stay with the
-caller, and `metadata` says how the model wants them done. The batch, H and W are free; H and W are
-multiples of 32, which nobody checks, from 64 on.
+What is exported is the tensor core, `RetinaNet.detect`: normalised images [B, 3, H, W], padded to
+one size, and their own sizes in; padded boxes, scores, labels and counts out. The batch, H and W
+are free: the graph pads to multiples of 32 itself. Resizing and normalising stay with the caller,
+and `metadata` says how the model wants them done.
 
 The operators are not inside: whoever runs the result has them registered, by `import focaldet`, or
 by `torch.ops.load_library(path)` of the extension module alone, `focaldet._C.__file__`, and
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbols
@@ -30,13 +31,12 @@ from .models.inference import folded
 from .models.transform import STRIDE
 from .models.winograd import WinogradConv2d
 
-LEAST = 2  # strides; torch takes the first symbol above 1, and so is every dimension from there on
-EXAMPLE = 6 * STRIDE
+EXAMPLE = (190, 221)  # no dimension is derived from another
 METADATA = "focaldet.json"  # the file in an exported program
 
 
 class DetectionCore(nn.Module):
-    """What is exported: `model.detect`, with a plain tuple out."""
+    """What is exported: `model.detect` of images of any size, with a plain tuple out."""
 
     def __init__(self, model: RetinaNet) -> None:
         super().__init__()
@@ -47,7 +47,9 @@ class DetectionCore(nn.Module):
         batch: Tensor,  # [B, 3, H, W], in the model's dtype
         image_sizes: Tensor,  # int64 [B, 2]: (height, width) before padding
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return tuple(self.model.detect(batch, image_sizes))
+        height, width = batch.shape[-2:]
+        padded = F.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE))
+        return tuple(self.model.detect(padded, image_sizes))
 
 
 def export(model: RetinaNet) -> ExportedProgram:
@@ -72,11 +74,10 @@ def export(model: RetinaNet) -> ExportedProgram:
     core = DetectionCore(contiguous).eval()
     first = next(model.parameters())
     example = (
-        torch.zeros(2, 3, EXAMPLE, EXAMPLE + STRIDE, dtype=first.dtype, device=first.device),
-        torch.full((2, 2), EXAMPLE, device=first.device),
+        torch.zeros(2, 3, *EXAMPLE, dtype=first.dtype, device=first.device),
+        torch.full((2, 2), EXAMPLE[0], device=first.device),
     )
-    batch = Dim("batch", min=1)
-    height, width = (STRIDE * Dim(name, min=LEAST) for name in ("rows", "columns"))
+    batch, height, width = (Dim(name, min=1) for name in ("batch", "height", "width"))
     dynamic = {0: batch, 2: height, 3: width}, {0: batch}
     try:
         # A level of one row has a symbol as its height all the same, not the constant 1.
@@ -100,8 +101,6 @@ def metadata(model: RetinaNet, class_names: Sequence[str] = ()) -> dict[str, obj
         "class_names": list(class_names),
         "dtype": str(first.dtype).removeprefix("torch."),
         "device": first.device.type,
-        "multiple_of": STRIDE,
-        "least_size": LEAST * STRIDE,
         "inputs": ["batch [B, 3, H, W]", "image_sizes int64 [B, 2]: height, width"],
         "outputs": ["boxes [B, M, 4]", "scores [B, M]", "labels [B, M]", "counts [B]"],
     }

@@ -31,8 +31,8 @@ SMALL = {
     "min_size": 320,
     "max_size": 640,
 }
-# The first needs no more than one row and column on P6 and P7; none is the example's.
-SHAPES = [(1, 64, 64), (3, 96, 256), (2, 320, 64), (1, 416, 352)]
+# The first has one row and column on P5 to P7; none is the example's.
+SHAPES = [(1, 32, 32), (3, 96, 250), (2, 320, 61), (1, 401, 352)]
 
 
 def detector(**options: object) -> RetinaNet:
@@ -49,6 +49,13 @@ def inputs(batch: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     return torch.rand(batch, 3, height, width), sizes
 
 
+def padded(batch: Tensor) -> Tensor:
+    height, width = (-(-side // 32) * 32 for side in batch.shape[-2:])
+    whole = batch.new_zeros(*batch.shape[:2], height, width)
+    whole[..., : batch.shape[2], : batch.shape[3]] = batch
+    return whole
+
+
 def assert_finds_the_same(
     function: Callable[..., tuple[Tensor, ...]], model: RetinaNet, *, bits: bool
 ) -> None:
@@ -57,8 +64,8 @@ def assert_finds_the_same(
         batch, sizes = inputs(*shape)
         with torch.no_grad():
             found = function(batch, sizes)
-            want = folded(model, "test").detect(batch, sizes)
-        assert want.counts.min() > 10
+            want = folded(model, "test").detect(padded(batch), sizes)
+        assert want.counts.min() > 1
         if bits:
             assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True)), shape
         else:
@@ -112,7 +119,7 @@ def test_a_saved_program(model: RetinaNet, program: ExportedProgram, tmp_path: P
     assert_finds_the_same(again, model, bits=True)
     about = json.loads(extra[METADATA])
     assert about["class_names"] == ["a", "b", "c"] and about["num_classes"] == 3
-    assert (about["min_size"], about["max_size"], about["multiple_of"]) == (320, 640, 32)
+    assert (about["min_size"], about["max_size"]) == (320, 640)
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt2"]
 
 
@@ -122,11 +129,6 @@ def test_half_precision() -> None:
     found = export(half).module()(batch.bfloat16(), sizes)
     want = folded(half, "test").detect(batch.bfloat16(), sizes)
     assert all(torch.equal(a, b) for a, b in zip(found, want, strict=True))
-
-
-def test_sizes_below_the_least_are_refused(program: ExportedProgram) -> None:
-    with pytest.raises(AssertionError, match="64"):
-        program.module()(*inputs(1, 32, 64))
 
 
 WITHOUT_THE_PACKAGE = """
