@@ -1,0 +1,66 @@
+"""examples/swap.py: functions change places in the modules of one package, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+Recipe = Callable[[str], ModuleType]
+
+
+def theirs() -> str:
+    return "theirs"
+
+
+def ours() -> str:
+    return "ours"
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    """Three modules that got hold of one function: two of a package, one of another whose name
+    begins alike."""
+    found = {}
+    for path in ("house", "house.room", "housing"):
+        found[path] = ModuleType(path)
+        found[path].f = theirs
+        monkeypatch.setitem(sys.modules, path, found[path])
+    return found
+
+
+def test_every_module_of_the_package_and_no_other(
+    recipe: Recipe, modules: dict[str, ModuleType]
+) -> None:
+    with recipe("swap").swap("house", {theirs: ours}) as swap:
+        assert swap.replaced == ["house.f", "house.room.f"]
+        assert str(swap) == "replaced house.f\nreplaced house.room.f"
+        assert modules["house"].f() == modules["house.room"].f() == "ours"
+        assert modules["housing"].f() == "theirs"
+    assert {module.f() for module in modules.values()} == {"theirs"}
+
+
+def test_undone_after_an_error_and_in_what_was_imported_in_between(
+    recipe: Recipe, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = ModuleType("house.attic")
+    with pytest.raises(KeyError), recipe("swap").swap("house", {theirs: ours}):
+        late.f = modules["house"].f  # as `from house import f` does
+        monkeypatch.setitem(sys.modules, "house.attic", late)
+        raise KeyError
+    assert late.f is modules["house"].f is theirs
+
+
+def test_the_second_of_two_leaves_the_first_alone(
+    recipe: Recipe, modules: dict[str, ModuleType]
+) -> None:
+    swap = recipe("swap").swap
+    outer = swap("house", {theirs: ours})
+    with swap("house", {theirs: ours}) as inner:
+        assert str(inner) == "nothing was replaced"
+    assert modules["house"].f is ours
+    outer.undo()
+    outer.undo()
+    assert modules["house"].f is theirs
