@@ -21,14 +21,15 @@ which `ops.varifocal_loss` differentiates), and of LW-DETR and RF-DETR, a formul
 
 from __future__ import annotations
 
-from focaldet import ops
 from swap import Swap, swap
 from torch import Tensor
 
+from focaldet import ops
+
 
 def accelerate_detr_losses() -> Swap:
-    """Replaces `sigmoid_focal_loss` in transformers' losses, until `undo` or the end of a `with`."""
-    import transformers.loss.loss_utils  # noqa: F401  imports every loss, so that all are replaced
+    """Replaces `sigmoid_focal_loss` in transformers, until `undo` or the end of a `with`."""
+    import transformers.loss.loss_utils  # noqa: F401  it imports all losses
     from transformers.loss import loss_for_object_detection, loss_grounding_dino
 
     return swap(

@@ -42,7 +42,7 @@ class Swap:
 
 
 def swap(package: str, functions: Functions) -> Swap:
-    """Replaces functions, theirs to ours, in the loaded modules of a package and its subpackages."""
+    """Replaces functions, theirs to ours, in the loaded modules of a package."""
     return Swap(package, functions, _exchange(package, functions))
 
 

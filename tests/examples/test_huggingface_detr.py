@@ -17,7 +17,7 @@ Recipe = Callable[[str], ModuleType]
 def own(name: str) -> Callable[..., Tensor]:
     """transformers' function, at the moment."""
     module = {"mean": "loss_for_object_detection", "sum": "loss_grounding_dino"}[name]
-    return getattr(getattr(transformers.loss, module), "sigmoid_focal_loss")
+    return getattr(transformers.loss, module).sigmoid_focal_loss
 
 
 def with_gradient(loss: Callable[..., Tensor], logits: Tensor, *arguments: Any) -> list[Tensor]:
