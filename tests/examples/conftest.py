@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,9 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a recipe as a script in examples/ would, and forgets it afterwards."""
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a recipe, by name, as a script in examples/ does."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    yield importlib.import_module
-    for path in EXAMPLES.glob("*.py"):
-        sys.modules.pop(path.stem, None)
+    return importlib.import_module

@@ -13,7 +13,7 @@ from torch import Tensor
 
 # Before ultralytics, which suppresses with torchvision's function if that is there already.
 pytest.importorskip("torchvision", reason="torchvision is not installed")
-os.environ.setdefault("YOLO_OFFLINE", "true")  # it reports home otherwise
+os.environ |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}  # no reports, no pip
 pytest.importorskip("ultralytics", reason="ultralytics is not installed")
 Recipe = Callable[[str], ModuleType]
 
