@@ -264,6 +264,20 @@ def test_layouts(layout: str, dtype: torch.dtype, device: torch.device) -> None:
         assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_sums(layout: str, reduction: str, device: torch.device) -> None:
+    """With a gradient wanted, the CPU has an operator of its own for them."""
+    x = LAYOUTS[layout](torch.randn(2, 6, 8, 10, device=device))
+    t = LAYOUTS[layout](torch.rand(2, 6, 8, 10, device=device))
+    found = []
+    for logits, targets in ((x, t), (x.contiguous(), t.contiguous())):
+        leaf = logits.detach().requires_grad_()
+        total = sigmoid_focal_loss(leaf, targets, reduction=reduction)
+        found.append((total.detach(), torch.autograd.grad(total, leaf)[0]))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     x, labels = torch.randn(3001, 91), torch.randint(-2, 91, (3001,))
     results = []
