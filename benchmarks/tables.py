@@ -1,4 +1,5 @@
-"""`python -m benchmarks.tables`: renders benchmarks/results into the README.
+"""`python -m benchmarks.tables`: renders benchmarks/results into the README, and what is measured
+of the recipes into examples/README.md beside it.
 
 `python -m benchmarks --device cpu --json benchmarks/results/cpu.json` makes such a result, `bash
 benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them, and
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import ROOT, bars, detector
-from .bars import drop_in, end_to_end, loss, suppression
+from .bars import drop_in, end_to_end, loss, recipes, suppression
 from .gpu import outcomes
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
@@ -54,13 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in sorted(args.results.glob("detector/*.json")):
         section = partial(detector.table, json.loads(read(path)))
         rendered = replace(rendered, path.stem, section, args.readme)
-    if args.check:
-        if rendered != text:
-            print(f"{args.readme} does not say what {args.results} says; run this without --check")
-        return int(rendered != text)
-    if rendered != text:
-        args.readme.write_text(rendered, encoding="utf-8")
-    return 0
+    pages = {args.readme: (text, rendered)}
+    beside = args.readme.parent / "examples" / "README.md"
+    if beside.exists():
+        text = read(beside)
+        section = partial(measured_bars, args.results, "recipes", recipes.table)
+        pages[beside] = text, replace(text, "recipes", section, beside)
+    different = {page: new for page, (old, new) in pages.items() if new != old}
+    for page, new in different.items():
+        if args.check:
+            print(f"{page} does not say what {args.results} says; run this without --check")
+        else:
+            page.write_text(new, encoding="utf-8")
+    return int(bool(args.check and different))
 
 
 def replace(text: str, name: str, section: Callable[[], str], readme: Path) -> str:

@@ -67,38 +67,37 @@ def non_max_suppression(
         )
     if not 0 <= conf_thres <= 1:
         raise ValueError(f"conf_thres: expected a number in [0, 1], got {conf_thres}")
-    rows = tensor.transpose(1, 2)  # [B, N, 4 + nc + extra]
-    nc = nc or rows.shape[2] - 4
-    image, row, label, score = _candidates(rows[..., 4 : 4 + nc], conf_thres, classes, multi_label)
-    found = rows[image, row]
+    nc = nc or tensor.shape[1] - 4
+    image, row = (tensor[:, 4 : 4 + nc].amax(dim=1) > conf_thres).nonzero(as_tuple=True)
+    found = tensor[image, :, row]  # [M, 4 + nc + extra]: only these rows are copied
+    at, label, score = _candidates(found[:, 4 : 4 + nc], conf_thres, classes, multi_label)
+    image, row, found = image[at], row[at], found[at]
     boxes = xywh2xyxy(found[:, :4])
     groups = image if agnostic else image * nc + label
     keep = ops.batched_nms(boxes, score, groups, iou_thres)
-    keep, counts = _best_by_image(image[keep], keep, len(rows), max_det)
+    keep, counts = _best_by_image(image[keep], keep, len(tensor), max_det)
     parts = boxes[keep], score[keep, None], label[keep, None].float(), found[keep, 4 + nc :]
     output = list(torch.cat(parts, dim=1).float().split(counts))
     return (output, list(row[keep].split(counts))) if return_idxs else output
 
 
 def _candidates(
-    scores: Tensor,  # [B, N, nc]
+    scores: Tensor,  # [M, nc]
     threshold: float,
     classes: list[int] | None,
     multi_label: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image, row, class and score of what exceeds the threshold: all classes of a row, or its
-    best one."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, class and score of what exceeds the threshold: all classes of a row, or its best."""
     if multi_label:
-        image, row, label = (scores > threshold).nonzero(as_tuple=True)
-        score = scores[image, row, label]
+        at, label = (scores > threshold).nonzero(as_tuple=True)
+        score = scores[at, label]
     else:
-        best, best_label = scores.max(dim=2)
-        image, row = (best > threshold).nonzero(as_tuple=True)
-        score, label = best[image, row], best_label[image, row]
+        score, label = scores.max(dim=1)
+        at = torch.arange(len(scores), device=scores.device)
     if classes is None:
-        return image, row, label, score
+        return at, label, score
     wanted = torch.isin(label, torch.tensor(classes, dtype=label.dtype, device=label.device))
-    return image[wanted], row[wanted], label[wanted], score[wanted]
+    return at[wanted], label[wanted], score[wanted]
 
 
 def _best_by_image(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -40,14 +40,21 @@ def nothing(name: str) -> Any:
 
 
 COMPILED = find_spec("mmcv._ext") is not None
-if not COMPILED:
-    mmcv_ops = ModuleType("mmcv.ops")
-    mmcv_ops.batched_nms, mmcv_ops.__getattr__ = standing_in_for_nms, nothing
-    parts = ("nms", "roi_align", "carafe", "merge_cells", "modulated_deform_conv")
-    for part in (*parts, "multi_scale_deform_attn"):
-        sys.modules[f"mmcv.ops.{part}"] = mmcv_ops
-    sys.modules["mmcv.ops"] = mmcv_ops
 compiled = pytest.mark.skipif(not COMPILED, reason="mmcv's operators are not installed")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _operators() -> Iterator[None]:
+    """mmcv's own, or the stand-ins, as long as these tests run."""
+    parts = ("nms", "roi_align", "carafe", "merge_cells", "modulated_deform_conv")
+    with pytest.MonkeyPatch.context() as patch:
+        if not COMPILED:
+            mmcv_ops = ModuleType("mmcv.ops")
+            mmcv_ops.batched_nms, mmcv_ops.__getattr__ = standing_in_for_nms, nothing
+            patch.setitem(sys.modules, "mmcv.ops", mmcv_ops)
+            for part in (*parts, "multi_scale_deform_attn"):
+                patch.setitem(sys.modules, f"mmcv.ops.{part}", mmcv_ops)
+        yield
 
 
 @pytest.fixture
