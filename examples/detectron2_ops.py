@@ -61,10 +61,8 @@ class FocaldetRetinaNet(RetinaNet):
         _, bg_iou, fg_iou, _ = matcher.thresholds
         rule = "torchvision" if matcher.allow_low_quality_matches else "none"
         self._matching = {"fg_iou": fg_iou, "bg_iou": bg_iou, "low_quality": rule}
-        plain = self.box_reg_loss_type == "smooth_l1" and self.smooth_l1_beta < 1e-5
-        self._box_loss = {"box_loss": "l1" if plain else self.box_reg_loss_type}
-        if self._box_loss["box_loss"] == "smooth_l1":
-            self._box_loss["beta"] = self.smooth_l1_beta
+        # A beta of 0 makes the smooth L1 loss L1, here as there.
+        self._box_loss = {"box_loss": self.box_reg_loss_type, "beta": self.smooth_l1_beta}
 
     def forward_training(
         self, images: Any, features: list[Tensor], predictions: Any, gt_instances: list[Any]

@@ -143,8 +143,9 @@ def test_no_boxes_at_all(package: Package) -> None:
 
 @pytest.mark.parametrize("low_quality", [True, False])
 def test_labels_of_anchors(package: Package, low_quality: bool) -> None:
+    """Of a crowd, too, in which the best anchor of one box is nearer to another."""
     matcher = package.parts.Matcher([0.4, 0.5], [0, -1, 1], low_quality)
-    features, truth = maps()[0], package.truth()
+    features, truth = maps()[0], package.truth((9, 0, 200))
     theirs, ours = (package.model(each, anchor_matcher=matcher) for each in (False, True))
     anchors = theirs.anchor_generator(features)
     labels, boxes = ours.label_anchors(anchors, truth)

@@ -62,5 +62,7 @@ def test_the_second_of_two_leaves_the_first_alone(
         assert str(inner) == "nothing was replaced"
     assert modules["house"].f is ours
     outer.undo()
-    outer.undo()
     assert modules["house"].f is theirs
+    with swap("house", {theirs: ours}):
+        outer.undo()  # it has been undone: this one is another's
+        assert modules["house"].f is ours
