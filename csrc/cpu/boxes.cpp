@@ -9,7 +9,7 @@ namespace focaldet {
 namespace {
 
 template <class T>
-Box<T> row(const T* data, int64_t i) {
+FD_SIMD_INLINE Box<T> row(const T* data, int64_t i) {
   return {data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]};
 }
 
@@ -48,13 +48,15 @@ Tensor pairwise(const Tensor& a, const Tensor& b, const char* op, Function&& fun
     const T *left = a.template const_data_ptr<T>(), *right = b.template const_data_ptr<T>();
     T* out = result.template mutable_data_ptr<T>();
     torch::stable::parallel_for(0, a.numel() / 4, 4096, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Box<T> box = function(row(left, i), row(right, i));
-        out[4 * i] = box.x1;
-        out[4 * i + 1] = box.y1;
-        out[4 * i + 2] = box.x2;
-        out[4 * i + 3] = box.y2;
-      }
+      vectorised([&]() FD_SIMD_LAMBDA {
+        for (int64_t i = begin; i < end; ++i) {
+          const Box<T> box = function(row(left, i), row(right, i));
+          out[4 * i] = box.x1;
+          out[4 * i + 1] = box.y1;
+          out[4 * i + 2] = box.x2;
+          out[4 * i + 3] = box.y2;
+        }
+      });
     });
     return result;
   });
@@ -62,12 +64,14 @@ Tensor pairwise(const Tensor& a, const Tensor& b, const char* op, Function&& fun
 
 Tensor encode_boxes(const Tensor& gt_boxes, const Tensor& anchors) {
   return pairwise(gt_boxes, anchors, "encode_boxes",
-                  [](const auto& gt, const auto& anchor) { return encode(gt, anchor); });
+                  [](const auto& gt, const auto& anchor)
+                      FD_SIMD_LAMBDA { return encode(gt, anchor); });
 }
 
 Tensor decode_boxes(const Tensor& deltas, const Tensor& anchors) {
   return pairwise(deltas, anchors, "decode_boxes",
-                  [](const auto& delta, const auto& anchor) { return decode(delta, anchor); });
+                  [](const auto& delta, const auto& anchor)
+                      FD_SIMD_LAMBDA { return decode(delta, anchor); });
 }
 
 }  // namespace

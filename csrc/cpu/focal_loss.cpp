@@ -191,9 +191,10 @@ std::tuple<Tensor, Tensor> sigmoid_focal_loss_sum_and_gradient(
     const Tensor& inputs, const Tensor& targets, double alpha, double gamma,
     const MaybeTensor& class_alpha, const MaybeTensor& class_weight, double label_smoothing,
     const std::string& form, const MaybeTensor& divisor) {
-  Tensor gradient = large_empty_like(dense(inputs));
+  const Tensor x = dense(inputs);
+  Tensor gradient = large_empty_like(x);
   const Tensor sum = summed(
-      inputs, targets,
+      x, targets,
       {alpha, gamma, label_smoothing, class_alpha, class_weight, focal_form(form, class_alpha)},
       divisor, &gradient);
   return {sum, gradient};

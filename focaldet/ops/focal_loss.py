@@ -112,8 +112,7 @@ def _reduced(inputs: Tensor, targets: Tensor, reduction: str, *arguments: Any) -
         return _ops.sigmoid_focal_loss(inputs, targets, *arguments)
     divisor = reference.count_targets(inputs, targets) if reduction == "mean" else None
     if inputs.device.type == "cpu" and torch.is_grad_enabled() and inputs.requires_grad:
-        dense = inputs.contiguous()  # which this operator, unlike the others, takes for granted
-        return _ops.sigmoid_focal_loss_sum_and_gradient(dense, targets, *arguments, divisor)[0]
+        return _ops.sigmoid_focal_loss_sum_and_gradient(inputs, targets, *arguments, divisor)[0]
     total = _ops.sigmoid_focal_loss_sum(inputs, targets, *arguments)
     return total if divisor is None else total / divisor
 
