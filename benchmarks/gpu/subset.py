@@ -70,6 +70,10 @@ def nms(dtype: torch.dtype, device: torch.device) -> None:
         for method in ("linear", "gaussian"):
             ops.soft_nms(boxes, scores, method=method)
             ops.soft_nms(boxes, scores, method=method, idxs=groups)
+    for n, id_of in ((2049, 1), (65, 1 << 61)):  # more than a block sorts; ids of all 64 bits
+        boxes, scores = boxes_of(n).to(device, dtype), torch.rand(n).to(device, dtype)
+        ops.nms(boxes, scores, 0.5)
+        ops.batched_nms(boxes, scores, id_of * torch.randint(3, (n,)).to(device), 0.5)
     boxes, scores = boxes_of(3 * 130).view(3, 130, 4), torch.rand(3, 130)
     labels = torch.randint(3, (3, 130))
     batch = boxes.to(device, dtype), scores.to(device, dtype), labels.to(device)
