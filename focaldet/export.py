@@ -83,11 +83,11 @@ def export(model: RetinaNet) -> ExportedProgram:
         # A level of one row has a symbol as its height all the same, not the constant 1.
         with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
             return torch.export.export(core, example, dynamic_shapes=dynamic)
-    except torch._dynamo.exc.UserError as error:
+    except (torch._dynamo.exc.UserError, AssertionError) as error:  # a model's, or a guard of torch
         raise ValueError(
             f"export: this model ({model.config['backbone']}) takes no batch or image of another "
             "size than it is traced with; choose a backbone of convolutions. torch says: "
-            f"{str(error).splitlines()[0]}"
+            f"{next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
 
 
