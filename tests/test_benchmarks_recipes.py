@@ -52,7 +52,7 @@ def test_the_table() -> None:
 
 def test_the_table_among_the_examples(tmp_path: Path) -> None:
     """Beside a README, if it is there; the README is as before."""
-    sections = ("benchmarks", "loss", "suppression", "end_to_end")
+    sections = ("benchmarks", *part("tables").BARS)
     markers = (f"<!-- {name}:{end} -->\n" for name in sections for end in ("begin", "end"))
     readme, page = tmp_path / "README.md", tmp_path / "examples" / "README.md"
     readme.write_text("".join(markers))
