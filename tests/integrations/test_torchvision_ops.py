@@ -75,6 +75,14 @@ def test_modules_that_are_imported_within_are_put_back(monkeypatch):
     assert late.nms is THEIRS["nms"]
 
 
+def test_a_module_whose_import_is_blocked(monkeypatch):
+    """None in sys.modules, with which tests simulate that something is not installed."""
+    monkeypatch.setitem(sys.modules, "torchvision.blocked", None)
+    with patch_ops():
+        assert in_place(OURS)
+    assert in_place(THEIRS)
+
+
 def test_it_holds_for_all_threads():
     seen = []
     with patch_ops():

@@ -48,7 +48,7 @@ def patch_ops() -> Iterator[None]:
 def _rename(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """In torchvision's modules, by identity: also in those that were first imported meanwhile."""
     for name, module in list(sys.modules.items()):
-        if name == "torchvision" or name.startswith("torchvision."):
+        if module is not None and (name == "torchvision" or name.startswith("torchvision.")):
             for key, function in before.items():
                 if vars(module).get(key) is function:
                     setattr(module, key, after[key])
