@@ -87,6 +87,23 @@ def test_retinanet_reads_its_settings_in_every_call():
             same(ours(images), want, rtol=1e-6, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"detections_per_img": None}, {"detections_per_img": 2**62, "topk_candidates": 2**62}]
+    + [{"nms_thresh": 1.1}],
+    ids=str,
+)
+def test_retinanet_takes_what_means_all(settings):
+    images = pictures(0, count=2)
+    theirs = like_trained(detectors.tiny_retinanet(), images)
+    ours = accelerated(theirs)
+    for model in (ours, theirs):
+        vars(model).update(settings)
+    with torch.no_grad():
+        got, want = ours(images), theirs(images)
+    assert [len(one["boxes"]) for one in got] == [len(one["boxes"]) for one in want]
+
+
 @pytest.mark.parametrize("low_quality", [True, False])
 @pytest.mark.parametrize("box_loss", ["l1", "smooth_l1", "giou", "diou", "ciou"])
 def test_retinanet_has_the_same_losses_and_gradients(box_loss, low_quality):

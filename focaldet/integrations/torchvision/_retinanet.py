@@ -102,6 +102,9 @@ class FusedRetinaNet:
         self, head_outputs: Maps, anchors: Anchors, image_shapes: Sequence[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         maps = head_outputs["cls_logits"]
+        # Ours pads to max_detections, and torchvision's may be None, or a number for "all".
+        most = sum(min(self.topk_candidates, math.prod(level.shape[1:])) for level in maps)
+        limit = self.detections_per_img
         boxes, scores, labels, counts = retinanet_postprocess(
             maps,
             head_outputs["bbox_regression"],
@@ -109,8 +112,8 @@ class FusedRetinaNet:
             torch.tensor(image_shapes).to(maps[0].device),
             score_threshold=self.score_thresh,
             topk=self.topk_candidates,
-            iou_threshold=self.nms_thresh,
-            max_detections=self.detections_per_img,
+            iou_threshold=min(self.nms_thresh, 1.0),  # more than 1 keeps all, as 1 does
+            max_detections=most if limit is None or limit > most else limit,
         )
         return [
             {"boxes": boxes[i, :n], "scores": scores[i, :n], "labels": labels[i, :n]}
