@@ -229,6 +229,51 @@ def test_in_distributed_data_parallel(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def own_subclass(module):
+    """As parametrizations and fully_shard make one."""
+    module.__class__ = type(f"Derived{type(module).__name__}", (type(module),), {})
+
+
+def test_restore_takes_no_class_of_others_away():
+    model = detectors.tiny_retinanet()
+    accelerate(model)
+    own_subclass(model.head.regression_head)
+    before = state(model)
+    with pytest.raises(ValueError, match="DerivedAcceleratedRetinaNetRegressionHead was made of"):
+        restore(model)
+    assert state(model) == before
+    twin = copy.deepcopy(model)
+    assert type(twin.head.regression_head) is type(model.head.regression_head)
+    assert losses_of(twin) == losses_of(model)
+
+
+def test_restore_waits_until_a_parametrization_is_removed():
+    model = detectors.tiny_retinanet()
+    accelerate(model, convolutions=True)
+    layer = model.backbone.stem
+    nn.utils.parametrizations.weight_norm(layer)
+    with pytest.raises(ValueError, match="undo that first. Nothing was changed"):
+        restore(model)
+    losses_of(model)
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    restore(model)
+    assert type(layer) is nn.Conv2d
+
+
+@pytest.mark.parametrize("part", ["anchor_generator", "head.classification_head"])
+def test_parts_that_were_exchanged_are_named(part):
+    model, other = detectors.tiny_retinanet(), detectors.tiny_retinanet()
+    accelerate(model)
+    expected = losses_of(model)
+    model.set_submodule(part, other.get_submodule(part))
+    for training in (True, False):
+        with pytest.raises(ValueError, match=f"^{part}: expected as when the model was acc"):
+            model.train(training)(pictures(3, count=2), some_targets(pictures(3, count=2)))
+    restore(model)
+    accelerate(model.train())
+    assert losses_of(model) == pytest.approx(expected)
+
+
 # Which models ------------------------------------------------------------------------------------
 
 

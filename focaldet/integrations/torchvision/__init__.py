@@ -47,6 +47,8 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
     - Equal scores keep the order of the anchors. torchvision's batched NMS of more than 1000 boxes
       sorts them as it happens, and with that an R-CNN samples other proposals in training.
     - A box that overlaps no anchor matches none; there, torchvision makes every anchor foreground.
+    - Boxes of the ground truth that are not finite raise ValueError on the CPU, where torchvision's
+      losses are NaN.
     - RetinaNet computes losses in float32 also from half-type maps, and anchors never in a half
       type: torchvision loses precision there, under autocast too. Losses and detections are float32
       also for half and double models, the losses of a double model float64. Detections have no
@@ -54,11 +56,14 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
 
     Hooks on all parts of a model fire as before. In a RetinaNet what `head` and its two subnets
     give is a list of raw maps [B, A*K, H, W] or [B, A*4, H, W] by level, and what
-    `anchor_generator` gives is a `focaldet.Anchors`.
+    `anchor_generator` gives is a `focaldet.Anchors`. Where a part of an accelerated model is
+    exchanged (another head, matcher or anchor generator), `restore` the model and accelerate it
+    again.
 
     Args:
-        model: in either mode, on any device. One that is wrapped (DataParallel and the like):
-            the model within.
+        model: in either mode. A RetinaNet then runs where our operators do, on the CPU and on CUDA;
+            on other devices the others call torchvision's. One that is wrapped (DataParallel and
+            the like): the model within.
         convolutions: also take the convolutions as `focaldet.models` does on the CPU: wide 3x3 ones
             by Winograd's algorithm, the others in channels_last. Then every result changes by
             rounding, and gradients of gradients cannot be taken.
@@ -103,7 +108,8 @@ def restore(model: nn.Module) -> int:
     """Undoes `accelerate`: every part has the class and the attributes that it had.
 
     Returns how many parts were put back: 0 for a model that was not accelerated. Raises TypeError
-    if it is no module.
+    if it is no module, and ValueError, with nothing changed, if a part has since got a class that
+    derives from the accelerated one, as by a parametrization or fully_shard.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"restore: expected a torch.nn.Module, got {type(model).__name__}")

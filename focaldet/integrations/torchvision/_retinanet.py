@@ -71,6 +71,7 @@ class FusedRetinaNet:
         features = [features] if isinstance(features, Tensor) else list(features.values())
         maps = self.head(features)
         anchors = self.anchor_generator(batch, features)
+        _check_parts(maps, anchors)
         if self.training:
             return self.eager_outputs(self.compute_loss(targets, maps, anchors), [])
         found = self.postprocess_detections(maps, anchors, batch.image_sizes)
@@ -128,6 +129,20 @@ def _check_targets(targets: Sequence[dict[str, Tensor]] | None) -> None:
         boxes = target["boxes"]
         good = isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4
         torch._assert(good, f"targets[{i}]['boxes']: expected a tensor of shape [N, 4]")
+
+
+def _check_parts(maps: Maps, anchors: object) -> None:
+    """Raises ValueError for the outputs of a part that was exchanged for one of torchvision's."""
+    accelerated = {
+        "anchor_generator": isinstance(anchors, Anchors),
+        "head.classification_head": not isinstance(maps["cls_logits"], Tensor),
+        "head.regression_head": not isinstance(maps["bbox_regression"], Tensor),
+    }
+    if exchanged := [name for name, good in accelerated.items() if not good]:
+        raise ValueError(
+            f"{', '.join(exchanged)}: expected as when the model was accelerated, got another, "
+            "which is not; `restore` the model and `accelerate` it again"
+        )
 
 
 def _check_extents(targets: Sequence[dict[str, Tensor]]) -> None:

@@ -22,8 +22,8 @@ class Swapped:
     _made_of: tuple[type, ...]  # the mixins and, last, the old class
 
     def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
-        _, _, *state = super().__reduce_ex__(max(protocol, 2))
-        return _blank, type(self)._made_of, *state
+        reduced = super().__reduce_ex__(max(protocol, 2))
+        return reduced if _extended(self) else (_blank, type(self)._made_of, *reduced[2:])
 
 
 @cache
@@ -31,6 +31,11 @@ def _combined(*parts: type) -> type:
     *mixins, base = parts
     body = {"_made_of": parts, "__module__": base.__module__, "__doc__": base.__doc__}
     return type(f"Accelerated{base.__name__}", (*mixins, Swapped, base), body)
+
+
+def _extended(part: Swapped) -> bool:
+    """Whether somebody derived its class from ours, as parametrizations and fully_shard do."""
+    return "_made_of" not in vars(type(part))
 
 
 def _blank(*parts: type) -> Any:
@@ -51,12 +56,20 @@ def original(part: Any) -> type:
 
 
 def undo(model: torch.nn.Module) -> int:
-    """Gives every part of the model its class back; returns how many had another."""
+    """Gives every part of the model its class back; returns how many had another.
+
+    Raises ValueError, and changes nothing, if that would take more than ours from a part.
+    """
     parts: dict[int, Any] = {}
     for module in model.modules():
         for part in (module, *vars(module).values()):  # matchers are no modules
             if isinstance(part, Swapped):
                 parts[id(part)] = part
+    if extended := [part for part in parts.values() if _extended(part)]:
+        raise ValueError(
+            f"restore: the class {type(extended[0]).__name__} was made of an accelerated one (by a "
+            "parametrization, fully_shard or the like); undo that first. Nothing was changed."
+        )
     for part in parts.values():
         part.__class__ = original(part)
         for name in [name for name in vars(part) if name.startswith(ADDED)]:
