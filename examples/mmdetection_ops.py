@@ -21,8 +21,10 @@ matrix and a wait for the GPU for each ground-truth box in the assigner; quadrat
 
 What differs: the loss of half types is summed in float32. A ground truth that overlaps no anchor
 claims none (mmdet would give it every anchor that overlaps nothing). The assigner's result has no
-`max_overlaps` (None), which neither RetinaNet's sampler nor its loss reads. NMS compares classes by
-number, instead of shifting boxes, which rounds their coordinates; equal scores go to the lower row.
+`max_overlaps` (None), which neither RetinaNet's sampler nor its loss reads; samplers that add the
+ground truth as proposals, as those of R-CNN heads do, need it: leave these heads their assigner.
+NMS compares classes by number, instead of shifting boxes, which rounds their coordinates; equal
+scores go to the lower row.
 """
 
 from __future__ import annotations
