@@ -274,6 +274,17 @@ def test_parts_that_were_exchanged_are_named(part):
     assert losses_of(model) == pytest.approx(expected)
 
 
+def test_a_matcher_that_was_exchanged_is_named():
+    model = detectors.tiny_faster_rcnn()
+    accelerate(model)
+    model.roi_heads.proposal_matcher = _utils.Matcher(0.5, 0.5)
+    with pytest.raises(AttributeError, match="a matcher that is not accelerated .*`restore` the"):
+        losses_of(model)
+    restore(model)
+    accelerate(model)
+    losses_of(model)
+
+
 # Which models ------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,6 +17,12 @@ class Pairs(NamedTuple):
 
     gt_boxes: Tensor  # [M, 4]
     anchors: Tensor  # [N, 4]
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"a matcher that is not accelerated asks for the IoU matrix (its {name}): where it was "
+            "exchanged, `restore` the model and `accelerate` it again"
+        )
 
 
 def pairs(gt_boxes: Tensor, anchors: Tensor) -> Pairs | Tensor:
