@@ -37,7 +37,8 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
     is called, trained and saved as before, and its parts, parameters and state dict are the same
     objects; only classes of parts change, so that deepcopy, pickle and torch.save, hooks, autocast,
     torch.compile, DistributedDataParallel around the model and `model.to` work. No other model is
-    affected, unless the two share modules. torch.jit.script does not work; `restore` first.
+    affected, unless the two share modules. torch.jit.script and torch.jit.trace do not work, nor
+    what is built on them, such as TorchScript's export to ONNX; `restore` first.
 
     Results are torchvision's but for rounding, and for what it computes otherwise:
 
