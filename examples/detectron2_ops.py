@@ -25,6 +25,7 @@ express.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,7 +145,8 @@ def _batched(boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
 def accelerate_functions() -> Swap:
     """Replaces `batched_nms` and the focal loss in detectron2, until `undo` or the end of a
     `with`."""
-    losses = dict.fromkeys((_their_loss, _their_scripted_loss), sigmoid_focal_loss)
+    # A function each, by which undo tells them apart.
+    losses = {each: partial(sigmoid_focal_loss) for each in (_their_loss, _their_scripted_loss)}
     return swap("detectron2", {_their_nms: batched_nms, **losses})
 
 

@@ -42,7 +42,10 @@ class Swap:
 
 
 def swap(package: str, functions: Functions) -> Swap:
-    """Replaces functions, theirs to ours, in the loaded modules of a package."""
+    """Replaces functions, theirs to ours, in the loaded modules of a package. Each of theirs needs
+    one of its own: `undo` goes by that."""
+    if len(set(map(id, functions.values()))) < len(functions):
+        raise ValueError("swap: expected as many of our functions as of theirs, got one for two")
     return Swap(package, functions, _exchange(package, functions))
 
 

@@ -53,6 +53,20 @@ def test_undone_after_an_error_and_in_what_was_imported_in_between(
     assert late.f is modules["house"].f is theirs
 
 
+def test_two_functions_are_told_apart(recipe: Recipe, modules: dict[str, ModuleType]) -> None:
+    """With one of ours for both, undo would put the same back for either."""
+
+    def others() -> str:
+        return "others"
+
+    modules["house"].g = others
+    with pytest.raises(ValueError, match="as many of our functions as of theirs"):
+        recipe("swap").swap("house", {theirs: ours, others: ours})
+    with recipe("swap").swap("house", {theirs: ours, others: lambda: "ours"}):
+        assert modules["house"].g() == "ours"
+    assert modules["house"].f is theirs and modules["house"].g is others
+
+
 def test_the_second_of_two_leaves_the_first_alone(
     recipe: Recipe, modules: dict[str, ModuleType]
 ) -> None:
