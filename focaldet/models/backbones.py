@@ -42,7 +42,10 @@ def check_backbone(name: str) -> str:
 
 def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the images that the weights which timm publishes expect."""
-    config = _timm().get_pretrained_cfg(_known(name.removeprefix(TIMM)))
+    try:
+        config = _timm().get_pretrained_cfg(_known(name.removeprefix(TIMM)))
+    except RuntimeError as error:  # a tag, the part behind the dot, that timm does not know
+        raise UserError(f"backbone {name}: {_first_line(error)}") from error
     return tuple(config.mean), tuple(config.std)
 
 
@@ -75,13 +78,38 @@ class TimmBody(nn.Module):
         return c3, c4, c5
 
     def load(self, weights: dict[str, Tensor] | None = None) -> None:
-        """Takes the weights of a state dict of timm's model, its classifier included, or, without
-        one, those that timm publishes for it, which it downloads unless it has them."""
+        """Takes the weights of a state dict of timm's model, with whatever classifier, or, without
+        one, those that timm publishes for it, which it downloads unless it has them. Raises
+        `UserError`, before anything is changed, for the weights of another model."""
+        if weights is not None:
+            self._check(weights)
         given = {"state_dict": dict(weights)} if weights is not None else None
         loaded = _create(
             self.name, out_indices=self.indices, pretrained=True, pretrained_cfg_overlay=given
         )
         self.model.load_state_dict(loaded.state_dict())
+
+    def _check(self, weights: dict[str, Tensor]) -> None:
+        """timm takes what fits of a state dict and leaves the rest of the model as it was."""
+        whole = _timm().create_model(self.name)
+        heads = whole.pretrained_cfg.get("classifier") or ()
+        heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+        have, want = (
+            {
+                n: tuple(t.shape)
+                for n, t in part.items()
+                if not n.startswith(heads) and not n.endswith("num_batches_tracked")
+            }
+            for part in (weights, whole.state_dict())
+        )
+        differing = [n for n in have | want if have.get(n) != want.get(n)]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"backbone timm/{self.name}: the weights of another model: {len(differing)} "
+                f"tensors differ, {name} among them, which is {have.get(name, 'missing')} in the "
+                f"weights and {want.get(name, 'unknown')} in the model"
+            )
 
     @torch.no_grad()
     def _probe(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,37 @@ def test_timm() -> None:
     model = detector("timm/convnext_atto", width=64)
     load_body(model, theirs.state_dict())
     assert torch.equal(model.backbone.body.model.stem_0.weight, theirs.stem[0].weight)
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("resnet34", lambda w: w, r"layer1.2.conv1.weight among them, .* and unknown in the model"),
+        ("resnet50", lambda w: w, r"tensors differ, layer1.0.conv1.weight among them"),
+        ("resnet18", lambda w: {n: t for n, t in w.items() if "layer4" not in n},
+         r"25 tensors differ, layer4.0.conv1.weight among them, which is missing in the weights"),
+        ("resnet18", lambda w: w | {"more": torch.ones(1)}, r"1 tensors differ, more among them"),
+        ("resnet18", lambda w: {}, "conv1.weight among them, which is missing"),
+    ],
+    ids=["deeper", "other blocks", "a part", "more", "nothing"],
+)  # fmt: skip
+def test_timm_would_take_a_part_of_other_weights(name: str, change: Callable, message: str) -> None:
+    timm = pytest.importorskip("timm")
+    model = detector("timm/resnet18", width=64)
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(UserError, match="backbone timm/convnext_atto: timm cannot"):
-        load_body(model, timm.create_model("resnet18").state_dict())
+    with pytest.raises(
+        UserError, match=f"timm/resnet18: the weights of another model: .*{message}"
+    ):
+        load_body(model, change(timm.create_model(name).state_dict()))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_timm_with_another_classifier() -> None:
+    """Whose classes are not those of the published weights."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model("resnet18", num_classes=7)
+    model = detector("timm/resnet18", width=64)
+    load_body(model, theirs.state_dict())
+    assert torch.equal(
+        model.backbone.body.model.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight
+    )
