@@ -60,7 +60,7 @@ def export(model: RetinaNet) -> ExportedProgram:
 
     Raises TypeError for what is no RetinaNet; ValueError for a model in training mode, for one that
     `for_inference` made, if it took Winograd's way, which is Python, and for one whose backbone
-    ties it to the size of the example, saying what to change.
+    ties it to the size of the example, as timm's ConvNeXts do, saying what to change.
     """
     if not isinstance(model, RetinaNet):
         raise TypeError(f"export: expected a focaldet.models.RetinaNet, got {type(model).__name__}")
@@ -68,6 +68,11 @@ def export(model: RetinaNet) -> ExportedProgram:
         raise ValueError(
             "export: expected a model without Winograd convolutions, which exist in Python alone; "
             "give the model that for_inference or use_winograd was given: export folds its norms"
+        )
+    if any(type(module).__name__.endswith("Same") for module in model.backbone.modules()):
+        raise ValueError(
+            f"export: {model.config['backbone']} pads by TensorFlow's rule, which torch.export takes "
+            "hours to trace for any size; choose its twin without tf_ in the name"
         )
     # Maps whose layout depends on whether a side is 1 would tie the graph to larger images.
     contiguous = folded(model, "export").to(memory_format=torch.contiguous_format)
@@ -83,10 +88,12 @@ def export(model: RetinaNet) -> ExportedProgram:
         # A level of one row has a symbol as its height all the same, not the constant 1.
         with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
             return torch.export.export(core, example, dynamic_shapes=dynamic)
-    except (torch._dynamo.exc.UserError, AssertionError) as error:  # a model's, or a guard of torch
+    # Of some conditions on sizes torch fails to tell, by an AssertionError in their printing.
+    except (torch._dynamo.exc.UserError, AssertionError) as error:
         raise ValueError(
             f"export: this model ({model.config['backbone']}) takes no batch or image of another "
-            "size than it is traced with; choose a backbone of convolutions. torch says: "
+            "size than it is traced with; choose a backbone whose graph is the same for all of "
+            "them, as that of a ResNet or a RegNet is. torch says: "
             f"{next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
 

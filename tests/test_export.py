@@ -210,6 +210,15 @@ def test_a_model_that_is_tied_to_one_size() -> None:
         export(model)
 
 
+@pytest.mark.slow
+def test_a_body_whose_layout_depends_on_the_size() -> None:
+    """Its maps are channels-last, which torch asks of each side of 1 anew."""
+    pytest.importorskip("timm")
+    model = detector(backbone="timm/convnext_atto", width=64)
+    with pytest.raises(ValueError, match="export: this model .timm/convnext_atto. takes no batch"):
+        export(model)
+
+
 def test_the_command(
     model: RetinaNet, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
