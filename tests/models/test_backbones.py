@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from focaldet.checkpoint import Description, load_model, save_checkpoint
+from focaldet.errors import UserError
 from focaldet.models import RetinaNet, for_inference
 from focaldet.models.backbones import published_statistics
 
@@ -69,6 +70,11 @@ def test_statistics_are_timms():
     half = (0.5, 0.5, 0.5)
     assert published_statistics("timm/inception_v3") == (half, half)
     assert published_statistics("timm/resnet18.a1_in1k")[0] == (0.485, 0.456, 0.406)
+
+
+def test_a_tag_that_timm_does_not_have():
+    with pytest.raises(UserError, match=r"backbone timm/resnet18.foo: Invalid pretrained tag"):
+        published_statistics("timm/resnet18.foo")
 
 
 @pytest.mark.parametrize(
