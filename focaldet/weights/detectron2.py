@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..errors import UserError
 from ..ops import AnchorGrid
 from .layouts import NORM, STYLES, Layout, Preprocessing
 from .read import Source
@@ -53,8 +54,14 @@ def _settings(source: Source) -> dict[str, Any]:
     grid = AnchorGrid.detectron2()
     cells = [source.weights.get(f"anchor_generator.cell_anchors.{i}") for i in range(len(STRIDES))]
     if all(level is not None for level in cells):
-        levels = tuple(tuple(map(tuple, level.float().tolist())) for level in cells)
-        grid = AnchorGrid(levels, STRIDES)
+        try:
+            levels = tuple(tuple(map(tuple, level.float().tolist())) for level in cells)
+            grid = AnchorGrid(levels, STRIDES)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{source.path}: anchor_generator.cell_anchors: expected 5 levels of as many boxes "
+                f"each, as the same head serves all ({error})"
+            ) from error
     return {
         "anchor_grid": grid,
         "p6_from": "c5",

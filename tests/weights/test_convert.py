@@ -281,6 +281,26 @@ def test_what_differs_is_listed(change, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("neck.fpn_convs.3.conv.weight", torch.ones(16)),
+        ("neck.lateral_convs.2.conv.weight", torch.ones(16)),
+        ("backbone.conv1.weight", torch.ones(0, 3, 7, 7)),
+    ],
+)
+def test_shapes_that_tell_nothing(name: str, value: Tensor) -> None:
+    with pytest.raises(UserError, match="of another shape"):
+        convert(spoilt(lambda w: w.update({name: value})))
+
+
+@pytest.mark.parametrize("anchors", [torch.ones(3, 4), torch.ones(3)])
+def test_anchors_that_are_none(anchors: Tensor) -> None:
+    weights = zoo.Detectron2(K).state_dict() | {"anchor_generator.cell_anchors.0": anchors}
+    with pytest.raises(UserError, match="model.pth: anchor_generator.cell_anchors: expected 5"):
+        convert(Source("model.pth", weights))
+
+
 def test_a_wrong_layout_names_the_right_one() -> None:
     with pytest.raises(UserError, match="The nearest known layout is mmdetection, with 100%"):
         convert(spoilt(lambda w: None), "detectron2")
