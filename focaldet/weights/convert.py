@@ -122,7 +122,8 @@ def _check(
 def _class_names(source: Source, given: Sequence[str] | None, count: int) -> list[str]:
     """A name for each label; `UserError` for another number of them."""
     usual = {len(coco.NAMES): coco.NAMES, len(coco.NAMES_91): coco.NAMES_91}
-    names = given or source.class_names or usual.get(count)
+    names = usual.get(count) if source.class_names is None else source.class_names
+    names = names if given is None else given
     if names is None:
         return [f"class {label}" for label in range(count)]
     if len(names) != count:

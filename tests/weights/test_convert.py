@@ -223,6 +223,7 @@ def test_class_names() -> None:
     assert convert(source(mmdetection(80))).description.category_ids[-1] == 90
     for wrong, message in (
         (["a"], "expected 2 class names, in label order, got 1"),
+        ([], "expected 2 class names, in label order, got 0"),
         (["a", "a"], "expected class names that differ, got a, a"),
     ):
         with pytest.raises(UserError, match=message):
