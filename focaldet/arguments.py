@@ -83,7 +83,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_export(
         command(
             "export",
-            "compile a model to a package that runs without Python",
+            "compile a model, or write its graph, to run without its Python",
             "focaldet export --weights runs/cells/best.safetensors --out cells.pt2",
         )
     )
@@ -189,8 +189,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add(
         "--style",
         choices=STYLES,
-        help="of the ResNet, where the file does not tell; caffe (usual for detectron2): BGR and "
-        "stride in the 1x1; pytorch (usual for mmdetection)",
+        help="of the ResNet, whatever the file says; caffe (usual for detectron2): BGR and stride "
+        "in the 1x1; pytorch (usual for mmdetection)",
     )
     add("--class-names", metavar="FILE", help="a name a line, in label order; COCO's for COCO")
     add(

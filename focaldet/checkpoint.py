@@ -78,13 +78,15 @@ def load_checkpoint(
             metadata = file.metadata() or {}
             if "focaldet" not in metadata or "sha256" not in metadata:
                 raise UserError(
-                    f"{path}: a safetensors file, but not a checkpoint written by focaldet train"
+                    f"{path}: a safetensors file, but not a checkpoint of focaldet; "
+                    "focaldet convert makes one of other packages' weights"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path}: not a focaldet checkpoint, or a truncated one ({error}); "
-            "expected a .safetensors file written by focaldet train"
+            "expected a .safetensors file written by focaldet train, or by focaldet convert from "
+            "other packages' weights"
         ) from error
     if _digest(metadata["focaldet"], tensors) != metadata["sha256"]:
         raise UserError(f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash")

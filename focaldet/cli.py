@@ -146,9 +146,7 @@ def _detect(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    out = Path(args.out)
-    if out.exists():
-        raise UserError(f"--out {out}: exists already, and is not written over")
+    out = _new_file(args.out, ".safetensors")
     names = args.class_names and read_lines(args.class_names)
     converted = convert(
         read_source(args.weights),
@@ -166,10 +164,20 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    _new_file(args.out, ".pt2")
     model, description = load_model(args.weights, _device(args.device))
     write = save if args.program else package
     write(model, args.out, metadata(model, description.class_names))
     print(f"{args.out}: {'exported program' if args.program else 'AOTInductor package'}")
+
+
+def _new_file(name: str, suffix: str) -> Path:
+    out = Path(name)
+    if out.suffix != suffix:
+        raise UserError(f"--out {out}: expected a file name that ends with {suffix}")
+    if out.exists():
+        raise UserError(f"--out {out}: exists already, and is not written over")
+    return out
 
 
 COMMANDS = {

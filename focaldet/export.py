@@ -71,8 +71,8 @@ def export(model: RetinaNet) -> ExportedProgram:
         )
     if any(type(module).__name__.endswith("Same") for module in model.backbone.modules()):
         raise ValueError(
-            f"export: {model.config['backbone']} pads by TensorFlow's rule, which torch.export takes "
-            "hours to trace for any size; choose its twin without tf_ in the name"
+            f"export: {model.config['backbone']} pads by TensorFlow's rule, with whose sizes "
+            "torch.export comes to no end; choose its twin without tf_ in the name"
         )
     # Maps whose layout depends on whether a side is 1 would tie the graph to larger images.
     contiguous = folded(model, "export").to(memory_format=torch.contiguous_format)

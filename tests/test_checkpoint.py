@@ -132,7 +132,7 @@ def test_an_altered_description_is_found(saved: Path) -> None:
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "model.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(3)}, foreign)
-    with pytest.raises(UserError, match="not a checkpoint written by focaldet train"):
+    with pytest.raises(UserError, match="not a checkpoint of focaldet; focaldet convert makes one"):
         load_checkpoint(foreign)
     torch.save({"weight": torch.zeros(3)}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="model.pth: not a focaldet checkpoint"):

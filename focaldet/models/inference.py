@@ -54,7 +54,7 @@ def _fold_children(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm):
             if not isinstance(before, nn.Conv2d) or before.out_channels != len(child.weight):
-                raise ValueError(f"for_inference: expected a convolution before the norm {name}")
+                raise ValueError(f"expected a convolution before the norm {name}, to fold it into")
             _fold(before, child)
             setattr(module, name, nn.Identity())
         before = child

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from .read import Source
@@ -17,8 +18,7 @@ NORM = "(?:weight|bias|running_mean|running_var|num_batches_tracked)"
 BODY = rf"(?:conv1|bn1|layer[1-4]\.\d+\.(?:conv[123]|bn[123]|downsample\.[01]))\.{NORM}"
 
 
-@dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(NamedTuple):
     """What a network expects of its images, and where its body has the stride."""
 
     mean: tuple[float, ...]  # R, G, B, of values up to 255
@@ -28,8 +28,13 @@ class Preprocessing:
 
     def settings(self) -> dict[str, Any]:
         """For a `RetinaNet` on RGB images up to 1, whose first convolution was turned to RGB."""
-        # Twelve digits, so that the usual ones are themselves: 0.224 and not 0.22399999999999998.
-        mean, std = ([float(f"{v / 255:.12g}") for v in part] for part in (self.mean, self.std))
+        if not all(math.isfinite(v) for v in self.mean) or not all(v > 0 for v in self.std):
+            raise UserError(
+                f"images: expected finite means and positive standard deviations, got {self.mean} "
+                f"and {self.std}"
+            )
+        # What a float32 holds, so that the usual ones are themselves: 0.485 and not 0.485000012.
+        mean, std = ([float(f"{v / 255:.7g}") for v in part] for part in (self.mean, self.std))
         return {"image_mean": mean, "image_std": std, "stride_in": self.stride_in}
 
 

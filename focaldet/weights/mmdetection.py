@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..errors import UserError
 from ..ops import AnchorGrid
 from .layouts import BODY, STYLES, Layout, Preprocessing
 from .read import Source
@@ -30,10 +31,33 @@ def _tower(match: re.Match[str]) -> str:
 
 def _preprocessing(source: Source, style: str | None) -> Preprocessing:
     caffe = re.search(r"""style\s*=\s*['"]caffe['"]""", source.config)
-    return STYLES[style or ("caffe" if caffe else "pytorch")]
+    usual = STYLES[style or ("caffe" if caffe else "pytorch")]
+    mean, std = (source.weights.get(f"data_preprocessor.{name}") for name in ("mean", "std"))
+    if style is not None or mean is None or std is None:
+        return usual
+    order = slice(None, None, -1 if usual.bgr else 1)  # they lie as the network takes them
+    means, stds = mean.flatten().tolist()[order], std.flatten().tolist()[order]
+    return usual._replace(mean=tuple(means), std=tuple(stds))
+
+
+# What the configuration in a file may say otherwise, and then the anchors are others.
+_ANCHORS = {
+    "octave_base_scale": r"4",
+    "scales_per_octave": r"3",
+    "ratios": r"\[0\.5,\s*1(?:\.0)?,\s*2(?:\.0)?\]",
+    "strides": r"\[8,\s*16,\s*32,\s*64,\s*128\]",
+}
 
 
 def _settings(source: Source) -> dict[str, Any]:
+    for name, usual in _ANCHORS.items():
+        for said in re.findall(rf"\b{name}\s*=\s*(\[[^\]]*\]|[^,\s)]+)", source.config):
+            if name != "strides" or said.count(",") == 4:  # those of a backbone are four
+                if re.fullmatch(usual, said) is None:
+                    raise UserError(
+                        f"{source.path}: its anchors have {name}={said}, other than mmdetection's "
+                        "RetinaNets; in Python, RetinaNet(anchor_grid=...) takes them"
+                    )
     return {
         "anchor_grid": AnchorGrid.mmdetection(),
         "p6_from": "c5",

@@ -137,7 +137,7 @@ def barriers() -> list[str]:
 
 @pytest.mark.parametrize("barrier", barriers())
 def test_no_barrier_of_the_kernels_can_go(barrier: str, simt_kernels: Kernels) -> None:
-    selection = barrier.startswith(("candidates", "postprocess", "radix_select"))
+    selection = barrier.startswith(("block_sort", "candidates", "postprocess", "radix_select"))
     run = run_postprocess if selection else run_everything
     run(simt_kernels)
     with pytest.raises((RuntimeError, AssertionError), match="simt: "):

@@ -55,6 +55,14 @@ def test_groups_that_cross_tiles(size: int, simt: torch.device) -> None:
     check(random_boxes(n, 60.0), torch.rand(n), groups[shuffled])
 
 
+@pytest.mark.parametrize("end", [-(1 << 51), 1 << 51])
+def test_group_ids_around_those_that_share_a_word_with_a_rank(end: int, simt: torch.device) -> None:
+    groups = end + torch.randint(-3, 3, (200,))
+    check(random_boxes(200, 60.0), torch.rand(200), groups)
+    check(random_boxes(200, 60.0), torch.rand(200), groups.clamp(min=end))
+    check(random_boxes(200, 60.0), torch.rand(200), groups.clamp(max=end - 1))
+
+
 def test_a_small_group_on_either_side_of_a_border(simt: torch.device) -> None:
     """The kept boxes of the group before it, in the same tile, are none of its business."""
     same = torch.tensor([[0.0, 0, 10, 10]]).expand(2 * TILE, 4)

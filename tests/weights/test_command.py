@@ -84,7 +84,7 @@ def test_bad_input_writes_nothing(run: Run, tmp_path: Path) -> None:
     out.write_text("mine")
     code, _, err = run("convert", file, "--out", out)
     assert code == 2 and "exists already" in err and out.read_text() == "mine"
-    code, _, err = run("convert", tmp_path / "set", "--out", tmp_path / "new")
+    code, _, err = run("convert", tmp_path / "set", "--out", tmp_path / "new.safetensors")
     assert code == 2 and "no such file" in err, err
 
 

@@ -315,3 +315,27 @@ def test_what_is_no_retinanet() -> None:
     for wrong in ({"layout": "yolo"}, {"style": "tensorflow"}):
         with pytest.raises(ValueError, match="expected one of .*, got '(yolo|tensorflow)'"):
             convert(source(torchvision_model("v1", K)), **wrong)
+
+
+def test_mmdetections_own_statistics_and_anchors() -> None:
+    theirs = mmdetection(caffe=True)
+    means = torch.tensor([10.0, 20.0, 30.0]).view(3, 1, 1)
+    weights = theirs.state_dict() | {
+        "data_preprocessor.mean": means,
+        "data_preprocessor.std": torch.full((3, 1, 1), 51.0),
+    }
+    caffe = Source("m.pth", weights, config="style='caffe'")  # BGR, and so are its statistics
+    config = convert(caffe).description.model
+    assert config["image_mean"] == pytest.approx([30 / 255, 20 / 255, 10 / 255])
+    assert config["image_std"] == [0.2] * 3 and config["stride_in"] == "1x1"
+    rgb = convert(Source("m.pth", weights)).description.model
+    assert rgb["image_mean"] == pytest.approx([10 / 255, 20 / 255, 30 / 255])
+
+    weights["data_preprocessor.std"] = torch.zeros(3, 1, 1)
+    with pytest.raises(UserError, match="positive standard deviations, got .* and .0.0, 0.0, 0.0"):
+        convert(Source("m.pth", weights))
+    usual = "octave_base_scale=4, scales_per_octave=3, ratios=[0.5, 1.0, 2.0], strides=(1, 2, 2, 2)"
+    convert(source(theirs, config=f"{usual}, strides=[8, 16, 32, 64, 128]"))
+    for own in ("octave_base_scale=2", "ratios=[1.0]", "strides=[4, 8, 16, 32, 64]"):
+        with pytest.raises(UserError, match=f"its anchors have {own.partition('=')[0]}="):
+            convert(source(theirs, config=f"dict({own})"))
