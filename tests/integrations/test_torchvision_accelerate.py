@@ -269,7 +269,6 @@ def test_parts_that_were_exchanged_are_named(part):
     for training in (True, False):
         with pytest.raises(ValueError, match=f"^{part}: expected as when the model was acc"):
             model.train(training)(pictures(3, count=2), some_targets(pictures(3, count=2)))
-    restore(model)
     accelerate(model.train())
     assert losses_of(model) == pytest.approx(expected)
 
@@ -278,9 +277,8 @@ def test_a_matcher_that_was_exchanged_is_named():
     model = detectors.tiny_faster_rcnn()
     accelerate(model)
     model.roi_heads.proposal_matcher = _utils.Matcher(0.5, 0.5)
-    with pytest.raises(AttributeError, match="a matcher that is not accelerated .*`restore` the"):
+    with pytest.raises(AttributeError, match="a matcher that is not accelerated .*`accelerate`"):
         losses_of(model)
-    restore(model)
     accelerate(model)
     losses_of(model)
 

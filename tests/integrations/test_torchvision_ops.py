@@ -14,7 +14,7 @@ from torchvision.models.detection._utils import Matcher, SSDMatcher  # noqa: E40
 
 from focaldet import ops  # noqa: E402
 from focaldet.integrations.torchvision import _matching, _operators, patch_ops  # noqa: E402
-from focaldet.integrations.torchvision._swap import swap  # noqa: E402
+from focaldet.integrations.torchvision._swap import Change, swap  # noqa: E402
 
 THEIRS = dict(_operators.TORCHVISION)
 OURS = _operators.OURS
@@ -234,7 +234,7 @@ def test_matchers_give_the_same(matcher, mixin, seed):
     want = matcher(matrix)
     ours = type(matcher).__new__(type(matcher))
     vars(ours).update(vars(matcher))
-    swap(ours, mixin)
+    swap("accelerate", [Change(ours, (mixin,), {})])
     got = ours(_matching.pairs(gt_boxes, anchors))
     assert got.dtype == want.dtype and torch.equal(got, want)
     assert torch.equal(ours(matrix), want)
@@ -252,5 +252,5 @@ def test_a_box_that_overlaps_no_anchor_claims_none():
     matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
     far, anchors = torch.tensor([[900.0, 900.0, 950.0, 950.0]]), some_boxes(20)
     assert (matcher(ops.box_iou(far, anchors)) >= 0).all()
-    swap(matcher, _matching.PairMatcher)
+    swap("accelerate", [Change(matcher, (_matching.PairMatcher,), {})])
     assert (matcher(_matching.pairs(far, anchors)) == -1).all()

@@ -12,6 +12,7 @@ from torchvision.models.detection.ssd import SSD
 
 from . import _convolutions, _retinanet, _shared
 from ._patch import patch_ops
+from ._plan import carry_out
 from ._report import Left, Replaced, Report
 from ._swap import original, undo
 
@@ -58,8 +59,7 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
     Hooks on all parts of a model fire as before. In a RetinaNet what `head` and its two subnets
     give is a list of raw maps [B, A*K, H, W] or [B, A*4, H, W] by level, and what
     `anchor_generator` gives is a `focaldet.Anchors`. Where a part of an accelerated model is
-    exchanged (another head, matcher or anchor generator), `restore` the model and accelerate it
-    again.
+    exchanged (another head, matcher or anchor generator), accelerate the model again.
 
     Args:
         model: in either mode. A RetinaNet then runs where our operators do, on the CPU and on CUDA;
@@ -70,14 +70,16 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
             rounding, and gradients of gradients cannot be taken.
 
     Returns:
-        A `Report`; print it. A model that was accelerated before is left as it is, but for
-        convolutions that are asked for now.
+        A `Report`; print it. A model that was accelerated before keeps its convolutions so, and
+        is otherwise changed to what it would be now: new parts are accelerated, and what calls a
+        part that ours cannot stand for is put back.
 
     Raises:
         TypeError: for a model that is none of these.
         ValueError: for a RetinaNet that has a part of its own where ours would take over, such as
             an overridden method, another head or box coder, saying which. Of the others a method
-            that is overridden stays, and the report says so; if nothing is left, ValueError.
+            that is overridden stays, and the report says so; if nothing is left, ValueError. Also
+            for a part whose class does not let others derive from it.
         Nothing is changed then.
     """
     plan = next((plan for kind, plan in _PLANS.items() if isinstance(model, kind)), None)
@@ -92,7 +94,7 @@ def accelerate(model: nn.Module, *, convolutions: bool = False) -> Report:
         steps = steps + _convolutions.steps(model)
     else:
         left = [*left, _CONVOLUTIONS]
-    new = sum([step.take() for step in steps])
+    new = carry_out(model, steps)
     rows = tuple(row for step in steps for row in step.rows)
     return Report(original(model).__name__, rows, (*left, _TRANSFORM), new)
 

@@ -21,7 +21,7 @@ class Pairs(NamedTuple):
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
             f"a matcher that is not accelerated asks for the IoU matrix (its {name}): where it was "
-            "exchanged, `restore` the model and `accelerate` it again"
+            "exchanged, `accelerate` the model again"
         )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from ._report import Left, Replaced
-from ._swap import Swapped, original, swap
+from ._swap import Change, original, swap, swapped
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,21 @@ class Step:
     rows: tuple[Replaced, ...] = ()
     added: dict[str, Any] = field(default_factory=dict)
 
-    def take(self) -> bool:
-        """False if it was taken before."""
-        if isinstance(self.part, Swapped):
-            return False
-        swap(self.part, *self.mixins, **self.added)
-        return True
-
 
 class Plan(NamedTuple):
     steps: list[Step]
     left: list[Left]
+
+
+def carry_out(model: nn.Module, steps: Iterable[Step]) -> int:
+    """Has the model's parts as the steps say, and all others as they were made, whatever an earlier
+    plan has changed. Returns how many parts that changes.
+
+    Raises ValueError, and changes nothing, as `swap` does.
+    """
+    changes = {id(part): Change(part, (), {}) for part in swapped(model)}
+    changes |= {id(step.part): Change(step.part, step.mixins, step.added) for step in steps}
+    return swap("accelerate", changes.values())
 
 
 def overridden(part: Any, base: type, methods: Iterable[str]) -> list[str]:

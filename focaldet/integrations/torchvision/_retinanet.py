@@ -141,7 +141,7 @@ def _check_parts(maps: Maps, anchors: object) -> None:
     if exchanged := [name for name, good in accelerated.items() if not good]:
         raise ValueError(
             f"{', '.join(exchanged)}: expected as when the model was accelerated, got another, "
-            "which is not; `restore` the model and `accelerate` it again"
+            "which is not; `accelerate` the model again"
         )
 
 

@@ -8,8 +8,9 @@ made on demand, which pickle could not find again: it stores what the class is m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,9 +34,9 @@ def _combined(*parts: type) -> type:
     return type(f"Accelerated{base.__name__}", (*mixins, Swapped, base), body)
 
 
-def _extended(part: Swapped) -> bool:
+def _extended(part: Any) -> bool:
     """Whether somebody derived its class from ours, as parametrizations and fully_shard do."""
-    return "_made_of" not in vars(type(part))
+    return isinstance(part, Swapped) and "_made_of" not in vars(type(part))
 
 
 def _blank(*parts: type) -> Any:
@@ -43,11 +44,57 @@ def _blank(*parts: type) -> Any:
     return made.__new__(made)
 
 
-def swap(part: Any, *mixins: type, **added: Any) -> None:
-    """Puts the mixins' methods before those of the part's class; `added` become attributes."""
-    for name, value in added.items():
-        part.__dict__[ADDED + name] = value
-    part.__class__ = _combined(*mixins, type(part))
+class Change(NamedTuple):
+    """A part that is to have these mixins' methods before those of the class it was made with,
+    and `added` as attributes; without mixins, that class again."""
+
+    part: Any
+    mixins: tuple[type, ...]
+    added: dict[str, Any]
+
+
+def swap(caller: str, changes: Iterable[Change]) -> int:
+    """Makes the changes that were not made before; returns how many. One per part.
+
+    Raises ValueError, and changes nothing, where a class cannot be derived from, or where somebody
+    else's class would be lost.
+    """
+    new = [change for change in changes if not _made(change)]
+    # A class may refuse to be derived from: all are made before the first part gets one.
+    classes = [_class(caller, change) for change in new]
+    for (part, _, added), cls in zip(new, classes, strict=True):
+        for name in [name for name in vars(part) if name.startswith(ADDED)]:
+            del vars(part)[name]
+        vars(part).update({ADDED + name: value for name, value in added.items()})
+        object.__setattr__(part, "__class__", cls)  # the part's own might refuse it
+    return len(new)
+
+
+def _made(change: Change) -> bool:
+    part, mixins, added = change
+    has = type(part)._made_of[:-1] if isinstance(part, Swapped) else ()
+    return has == mixins and all(
+        vars(part).get(ADDED + name) == value for name, value in added.items()
+    )
+
+
+def _class(caller: str, change: Change) -> type:
+    """The one that the part gets."""
+    part, mixins, _ = change
+    if _extended(part):
+        raise ValueError(
+            f"{caller}: the class {type(part).__name__} was made of an accelerated one (by a "
+            "parametrization, fully_shard or the like); undo that first. Nothing was changed."
+        )
+    base = original(part)
+    try:
+        return _combined(*mixins, base) if mixins else base
+    except Exception as error:  # an __init_subclass__ or a metaclass may raise anything
+        raise ValueError(
+            f"{caller}: the class {base.__module__}.{base.__qualname__} does not let others derive "
+            f"from it ({type(error).__name__}: {error}). Nothing was changed. `patch_ops()` "
+            "changes no class."
+        ) from error
 
 
 def original(part: Any) -> type:
@@ -55,23 +102,17 @@ def original(part: Any) -> type:
     return type(part)._made_of[-1] if isinstance(part, Swapped) else type(part)
 
 
-def undo(model: torch.nn.Module) -> int:
-    """Gives every part of the model its class back; returns how many had another.
-
-    Raises ValueError, and changes nothing, if that would take more than ours from a part.
-    """
+def swapped(model: torch.nn.Module) -> list[Any]:
+    """The parts of the model whose class is ours."""
     parts: dict[int, Any] = {}
     for module in model.modules():
         for part in (module, *vars(module).values()):  # matchers are no modules
             if isinstance(part, Swapped):
                 parts[id(part)] = part
-    if extended := [part for part in parts.values() if _extended(part)]:
-        raise ValueError(
-            f"restore: the class {type(extended[0]).__name__} was made of an accelerated one (by a "
-            "parametrization, fully_shard or the like); undo that first. Nothing was changed."
-        )
-    for part in parts.values():
-        part.__class__ = original(part)
-        for name in [name for name in vars(part) if name.startswith(ADDED)]:
-            del part.__dict__[name]
-    return len(parts)
+    return list(parts.values())
+
+
+def undo(model: torch.nn.Module) -> int:
+    """Gives every part of the model its class back; returns how many had another. Raises as
+    `swap` does."""
+    return swap("restore", [Change(part, (), {}) for part in swapped(model)])
