@@ -1,14 +1,18 @@
 """torchvision's detectors with random weights, and how their detections are compared."""
 
+import copy
 from functools import partial
 
 import torch
 import torchvision
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import detection
 from torchvision.models.detection import retinanet, ssd
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+
+from focaldet.integrations.torchvision import accelerate
 
 K = 5
 SIZES = dict(min_size=128, max_size=213)
@@ -119,6 +123,40 @@ def gradients(model, images, targets):
     losses = model(images, targets)
     sum(losses.values()).backward()
     return losses, {name: p.grad for name, p in model.named_parameters()}
+
+
+# Accelerated, and as they were ------------------------------------------------------------------
+
+ULP = 2**-22  # a few roundings of a score
+
+
+def accelerated(model, **options):
+    model = copy.deepcopy(model)
+    accelerate(model, **options)
+    return model
+
+
+def same(got, want, rtol=0.0, atol=0.0):
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine["labels"].tolist() == theirs["labels"].tolist()
+        torch.testing.assert_close(mine["boxes"], theirs["boxes"], rtol=rtol, atol=atol)
+        torch.testing.assert_close(mine["scores"], theirs["scores"], rtol=rtol, atol=atol)
+
+
+class Called(TorchDispatchMode):
+    """The operators that are called within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function).removesuffix(".default"))
+        return function(*args, **(kwargs or {}))
+
+    def ours(self):
+        return {n.removeprefix("focaldet.") for n in self.names if n.startswith("focaldet.")}
 
 
 # Detectors that take milliseconds ----------------------------------------------------------------

@@ -9,12 +9,15 @@ pytest.importorskip("torchvision")
 import detectors  # noqa: E402
 import torchvision  # noqa: E402
 from detectors import (  # noqa: E402
+    ULP,
     K,
+    accelerated,
     gradients,
     is_clear,
     like_trained,
     pictures,
     raw_maps,
+    same,
     settled,
     some_targets,
 )
@@ -27,21 +30,6 @@ SHARED = {
     "SSD": detectors.tiny_ssd,
     "FasterRCNN": detectors.tiny_faster_rcnn,
 }
-ULP = 2**-22  # a few roundings of a score
-
-
-def accelerated(model, **options):
-    model = copy.deepcopy(model)
-    accelerate(model, **options)
-    return model
-
-
-def same(got, want, rtol=0.0, atol=0.0):
-    for mine, theirs in zip(got, want, strict=True):
-        assert mine.keys() == theirs.keys()
-        assert mine["labels"].tolist() == theirs["labels"].tolist()
-        torch.testing.assert_close(mine["boxes"], theirs["boxes"], rtol=rtol, atol=atol)
-        torch.testing.assert_close(mine["scores"], theirs["scores"], rtol=rtol, atol=atol)
 
 
 # RetinaNet ---------------------------------------------------------------------------------------
