@@ -198,7 +198,8 @@ def pytest(result: Path) -> list[str]:
     """In parallel, where pytest-xdist is installed."""
     options = ["-q", "-p", "no:cacheprovider", f"--junitxml={result}"]
     options += ["-n", str(WORKERS)] if find_spec("xdist") else []
-    return python("-m", "pytest", *options, "-m", "cuda", "tests/ops", "tests/models")
+    folders = ("tests/ops", "tests/models", "tests/integrations")
+    return python("-m", "pytest", *options, "-m", "cuda", *folders)
 
 
 def sanitize(tool: str, _: Path) -> list[str]:
