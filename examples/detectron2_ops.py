@@ -13,14 +13,21 @@ Other detectors (FCOS, Faster R-CNN, Mask R-CNN) call loss and NMS by function:
         print(swap)  # what was replaced
         trainer.train()
 
+The matcher of Faster, Mask and Cascade R-CNN, and of detectron2's own RetinaNet, takes boxes in
+place of their IoU matrix:
+
+    with accelerate_matching() as swap:
+        trainer.train()
+
 What it saves: permuted copies of the head's maps, one-hot targets, a dozen tensors of the size of
 the logits, an IoU matrix for each image, anchors written out in training; quadratic suppression.
 
 What differs: a ground truth that overlaps no anchor claims none (detectron2 would make every anchor
-that overlaps nothing foreground). Losses are summed in float32 from sigma(x) and sigma(-x). NMS
-compares classes by number, instead of shifting boxes, which rounds their coordinates; equal scores
-go to the lower row. The class rejects, with the reason, a configuration that its loss cannot
-express.
+that overlaps nothing foreground). A matcher gives anchors that are not foreground row 0, where
+detectron2 gives that of the nearest box, and makes no use of it. Losses are summed in float32 from
+sigma(x) and sigma(-x). NMS compares classes by number, instead of shifting boxes, which rounds
+their coordinates; equal scores go to the lower row. The class rejects, with the reason, a
+configuration that its loss cannot express; the matcher does by the matrix what it cannot.
 """
 
 from __future__ import annotations
@@ -31,14 +38,20 @@ from typing import Any
 import torch
 from detectron2.layers import batched_nms as _their_nms
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from detectron2.structures import Boxes
+from detectron2.structures import pairwise_iou as _their_iou
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss as _their_loss
 from fvcore.nn import sigmoid_focal_loss_jit as _their_scripted_loss
 from swap import Swap, swap
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from focaldet import Anchors, ops
+
+_their_match = Matcher.__call__
 
 
 @META_ARCH_REGISTRY.register()
@@ -166,6 +179,82 @@ def sigmoid_focal_loss(
     if reduction == "none":
         inputs = inputs.float()
     return ops.sigmoid_focal_loss(inputs, targets.to(inputs.dtype), alpha, gamma, reduction)
+
+
+def accelerate_matching() -> Swap:
+    """Has `Matcher` match boxes in `detectron2.modeling`, until `undo` or the end of a `with`."""
+    return swap("detectron2.modeling", {_their_iou: pairwise_iou, _their_match: match})
+
+
+class Pairs(Tensor):
+    """The IoU matrix [M, N] of M boxes and N anchors, which is made when somebody reads it."""
+
+    boxes: Boxes
+    anchors: Boxes
+    made: Tensor | None  # kept, as somebody may write to it
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, boxes: Boxes, anchors: Boxes) -> Pairs:
+        shape, like = (len(boxes), len(anchors)), boxes.tensor
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
+        made.boxes, made.anchors, made.made = boxes, anchors, None
+        return made
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Anything but its shape is asked of the matrix itself."""
+        args, kwargs = tree_map(
+            lambda each: each.matrix() if isinstance(each, Pairs) else each, (args, kwargs or {})
+        )
+        return function(*args, **kwargs)
+
+    def matrix(self) -> Tensor:
+        if self.made is None:
+            self.made = _their_iou(self.boxes, self.anchors)
+        return self.made
+
+
+def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """As detectron2.structures.pairwise_iou: a `Pairs`, unless it has no elements or a gradient."""
+    tensors = boxes1.tensor, boxes2.tensor
+    served = {each.device.type for each in tensors} in ({"cpu"}, {"cuda"})
+    has_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+    if not served or has_gradient or 0 in map(len, tensors):
+        return _their_iou(boxes1, boxes2)
+    return Pairs(boxes1, boxes2)
+
+
+def match(matcher: Matcher, match_quality_matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """As Matcher.__call__: int64 rows and int8 labels, of a `Pairs` without its matrix, where
+    `match_anchors` has the matcher's rules."""
+    pairs = match_quality_matrix
+    if not isinstance(pairs, Pairs) or pairs.made is not None or not _has_our_rules(matcher):
+        return _their_match(matcher, pairs)
+    boxes, splits = _batched([pairs.boxes.tensor])
+    rows = ops.match_anchors(
+        pairs.anchors.tensor.detach(),
+        boxes.detach(),
+        splits,
+        fg_iou=matcher.thresholds[-2],
+        bg_iou=matcher.thresholds[1],
+        low_quality="torchvision" if matcher.allow_low_quality_matches else "none",
+    )[0].long()
+    below, between = matcher.labels[0], matcher.labels[-2]
+    labels = torch.ones_like(rows, dtype=torch.int8)
+    labels = labels.masked_fill(rows == -1, below).masked_fill(rows == -2, between)
+    return rows.clamp(min=0), labels
+
+
+def _has_our_rules(matcher: Matcher) -> bool:
+    """Foreground from one threshold on, and below it one or two labels that are not."""
+    *below, last = matcher.labels
+    same_rule = type(matcher).set_low_quality_matches_ is Matcher.set_low_quality_matches_
+    in_range = all(0 <= each <= 1 for each in matcher.thresholds[1:-1])
+    return last == 1 and len(below) in (1, 2) and 1 not in below and same_rule and in_range
 
 
 def main() -> None:

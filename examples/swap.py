@@ -1,16 +1,16 @@
-"""What the recipes share: one function for another, wherever a package looks it up.
+"""What the recipes share: one function or method for another, wherever a package looks it up.
 
 ``from package.ops import nms`` gives every module a name of its own for the function, so that
 replacing it where it is defined changes nothing for those that were imported before. `swap`
-replaces it in every loaded module of the package, and `undo` puts it back, also in modules that
-were imported in between. It holds for the whole process, all threads; not for functions that an
-object or a closure got hold of before.
+replaces it in every loaded module of the package and in the classes that these define, and `undo`
+puts it back, also in modules that were imported in between. It holds for the whole process, all
+threads; not for functions that an object or a closure got hold of before.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +42,8 @@ class Swap:
 
 
 def swap(package: str, functions: Functions) -> Swap:
-    """Replaces functions, theirs to ours, in the loaded modules of a package. Each of theirs needs
-    one of its own: `undo` goes by that."""
+    """Replaces functions and methods, theirs to ours, in the loaded modules and the classes of a
+    package or subpackage. Each of theirs needs one of its own: `undo` goes by that."""
     if len(set(map(id, functions.values()))) < len(functions):
         raise ValueError("swap: expected as many of our functions as of theirs, got one for two")
     return Swap(package, functions, _exchange(package, functions))
@@ -51,13 +51,22 @@ def swap(package: str, functions: Functions) -> Swap:
 
 def _exchange(package: str, functions: Functions) -> list[str]:
     names = []
-    for path, module in list(sys.modules.items()):
-        if path.partition(".")[0] != package or module is None:
-            continue
-        for name, value in list(vars(module).items()):
+    for path, owner in _owners(package):
+        for name, value in list(vars(owner).items()):
             # By identity: comparing arbitrary objects may do anything.
             ours = next((new for old, new in functions.items() if old is value), None)
             if ours is not None:
-                setattr(module, name, ours)
+                setattr(owner, name, ours)
                 names.append(f"{path}.{name}")
     return sorted(names)
+
+
+def _owners(package: str) -> Iterator[tuple[str, Any]]:
+    """The modules of a package, and the classes that they define."""
+    for path, module in list(sys.modules.items()):
+        if module is None or not f"{path}.".startswith(f"{package}."):
+            continue
+        yield path, module
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type) and value.__module__ == path:
+                yield f"{path}.{name}", value

@@ -61,13 +61,16 @@ class Matcher:
         """Of [gt, anchors]: the row of each anchor's best box, and a label by its IoU."""
         if quality.numel() == 0:
             rows = torch.zeros(quality.shape[1], dtype=torch.int64)
-            return rows, torch.full_like(rows, self.labels[0])
+            return rows, torch.full_like(rows, self.labels[0], dtype=torch.int8)
         best, rows = quality.max(dim=0)
         level = torch.bucketize(best, torch.tensor(self.thresholds[1:-1]), right=True)
-        labels = torch.tensor(self.labels)[level]
+        labels = torch.tensor(self.labels, dtype=torch.int8)[level]
         if self.allow_low_quality_matches:
-            labels[(quality == quality.max(dim=1, keepdim=True).values).any(dim=0)] = 1
+            self.set_low_quality_matches_(labels, quality)
         return rows, labels
+
+    def set_low_quality_matches_(self, labels: Tensor, quality: Tensor) -> None:
+        labels[(quality == quality.max(dim=1, keepdim=True).values).any(dim=0)] = 1
 
 
 class Box2BoxTransform:
@@ -268,19 +271,20 @@ def fvcore_loss(
     return sigmoid_focal_loss(inputs.float(), targets.float(), alpha, gamma, reduction)
 
 
+def module(monkeypatch: pytest.MonkeyPatch, path: str, **members: Any) -> None:
+    parts = path.split(".")
+    for i in range(1, len(parts)):
+        name = ".".join(parts[:i])
+        if name not in sys.modules:
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    found = ModuleType(path)
+    found.__dict__.update(members)
+    monkeypatch.setitem(sys.modules, path, found)
+
+
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts the stand-ins where the recipe imports from; of fvcore, only if it is not installed."""
     STORAGE.clear()
-
-    def module(path: str, **members: Any) -> None:
-        parts = path.split(".")
-        for i in range(1, len(parts)):
-            name = ".".join(parts[:i])
-            if name not in sys.modules:
-                monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        found = ModuleType(path)
-        found.__dict__.update(members)
-        monkeypatch.setitem(sys.modules, path, found)
 
     def register() -> Any:
         return lambda cls: REGISTRY.setdefault(cls.__name__, cls)
@@ -290,14 +294,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     except ModuleNotFoundError:
         sigmoid_focal_loss_jit = fvcore_loss
         losses = {"sigmoid_focal_loss": fvcore_loss, "sigmoid_focal_loss_jit": fvcore_loss}
-        module("fvcore.nn", **losses)
+        module(monkeypatch, "fvcore.nn", **losses)
     functions = {"batched_nms": batched_nms, "sigmoid_focal_loss_jit": sigmoid_focal_loss_jit}
     storage = SimpleNamespace(put_scalar=STORAGE.__setitem__)
-    module("detectron2.layers", batched_nms=batched_nms)
-    module("detectron2.modeling", META_ARCH_REGISTRY=SimpleNamespace(register=register))
-    module("detectron2.modeling.meta_arch")
-    module("detectron2.modeling.meta_arch.retinanet", RetinaNet=RetinaNet, **functions)
+    registry = SimpleNamespace(register=register)
+    module(monkeypatch, "detectron2.layers", batched_nms=batched_nms)
+    module(monkeypatch, "detectron2.modeling", META_ARCH_REGISTRY=registry)
+    module(monkeypatch, "detectron2.modeling.meta_arch")
+    module(monkeypatch, "detectron2.modeling.meta_arch.retinanet", RetinaNet=RetinaNet, **functions)
     sys.modules["detectron2.modeling.meta_arch"].retinanet = sys.modules[
         "detectron2.modeling.meta_arch.retinanet"
     ]
-    module("detectron2.utils.events", get_event_storage=lambda: storage)
+    module(monkeypatch, "detectron2.utils.events", get_event_storage=lambda: storage)

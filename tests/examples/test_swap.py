@@ -24,7 +24,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """Three modules that got hold of one function: two of a package, one of another whose name
     begins alike."""
     found = {}
-    for path in ("house", "house.room", "housing"):
+    for path in ("house", "house.room", "household"):
         found[path] = ModuleType(path)
         found[path].f = theirs
         monkeypatch.setitem(sys.modules, path, found[path])
@@ -38,7 +38,7 @@ def test_every_module_of_the_package_and_no_other(
         assert swap.replaced == ["house.f", "house.room.f"]
         assert str(swap) == "replaced house.f\nreplaced house.room.f"
         assert modules["house"].f() == modules["house.room"].f() == "ours"
-        assert modules["housing"].f() == "theirs"
+        assert modules["household"].f() == "theirs"
     assert {module.f() for module in modules.values()} == {"theirs"}
 
 
@@ -80,3 +80,16 @@ def test_the_second_of_two_leaves_the_first_alone(
     with swap("house", {theirs: ours}):
         outer.undo()  # it has been undone: this one is another's
         assert modules["house"].f is ours
+
+
+def test_methods_of_the_package_s_classes(recipe: Recipe, modules: dict[str, ModuleType]) -> None:
+    """Those that a module defines; not what it imported."""
+    own, imported = (
+        type(name, (), {"__module__": where, "f": theirs})
+        for name, where in (("Own", "house.room"), ("Imported", "household"))
+    )
+    modules["house.room"].Own, modules["house.room"].Imported = own, imported
+    with recipe("swap").swap("house.room", {theirs: ours}) as swap:
+        assert swap.replaced == ["house.room.Own.f", "house.room.f"]
+        assert own.f() == "ours" and imported.f() == modules["house"].f() == "theirs"
+    assert own.f is theirs
