@@ -32,7 +32,7 @@ LIMITS = {
     "build": 150,
     "tests": 130,
     "memcheck": 45,
-    "racecheck": 45,
+    "racecheck": 75,
     "initcheck": 45,
     "float32": 75,
     "bfloat16": 75,

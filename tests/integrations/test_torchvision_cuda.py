@@ -134,7 +134,8 @@ def test_retinanet_has_the_same_losses_and_gradients(name):
     want, their_gradients = gradients(theirs, images, targets)
     with detectors.Called() as called:
         got, our_gradients = gradients(ours, images, targets)
-    assert called.ours() == {"retinanet_loss_and_gradient"}
+    # On a GPU the backward recomputes; on the CPU the gradients are saved.
+    assert called.ours() == {"retinanet_loss", "retinanet_loss_and_gradient"}
     assert got.keys() == want.keys()
     for key, loss in want.items():
         assert loss > 0.01
