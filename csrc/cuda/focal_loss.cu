@@ -79,13 +79,14 @@ __global__ void __launch_bounds__(kThreads, (kBlocksPerProcessor<T, Power, kHard
         if (kHard || first + i < p.total) pack_sum += terms[i].loss;
       }
       sum += static_cast<double>(pack_sum);
-      if (!kGradient) return;
-      Pack<T> result;
+      if (kGradient) {
+        Pack<T> result;
 #pragma unroll
-      for (int i = 0; i < Pack<T>::size; ++i) {
-        result.items[i] = static_cast<T>(terms[i].grad * scale);
+        for (int i = 0; i < Pack<T>::size; ++i) {
+          result.items[i] = static_cast<T>(terms[i].grad * scale);
+        }
+        store(gradient, first, p.total, result);
       }
-      store(gradient, first, p.total, result);
     };
     const auto one = [&](int64_t i, const FocalTerm<C>& term) {
       sum += static_cast<double>(term.loss);
