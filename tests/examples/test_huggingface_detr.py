@@ -66,6 +66,19 @@ def test_half_types(recipe: Recipe) -> None:
     torch.testing.assert_close(gradient.double(), wide[1], rtol=2**-7, atol=1e-9)
 
 
+SMALL = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "num_labels": 5,
+    "auxiliary_loss": True,
+}
+
+
 def conditional_detr() -> Any:
     backbone = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, out_features=["stage4"]
@@ -73,15 +86,7 @@ def conditional_detr() -> Any:
     config = transformers.ConditionalDetrConfig(
         backbone_config=backbone,
         num_queries=12,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_labels=5,
-        auxiliary_loss=True,
+        **SMALL,
     )
     return transformers.ConditionalDetrForObjectDetection(config)
 
@@ -97,15 +102,7 @@ def deformable_detr() -> Any:
         backbone_config=backbone,
         num_queries=12,
         num_feature_levels=2,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_labels=5,
-        auxiliary_loss=True,
+        **SMALL,
     )
     return transformers.DeformableDetrForObjectDetection(config)
 

@@ -10,15 +10,14 @@ import focaldet
 pytest.importorskip("torchvision")
 import detectors  # noqa: E402
 from detectors import (  # noqa: E402
-    ULP,
     K,
     accelerated,
+    as_exact_as,
     gradients,
-    is_clear,
     like_trained,
-    raw_maps,
     same,
     settled,
+    without_close_calls,
 )
 from torch import nn  # noqa: E402
 from torchvision.models import detection  # noqa: E402
@@ -99,13 +98,7 @@ def test_retinanet_finds_the_same(name):
     images = pictures(0)
     theirs = like_trained(RETINANETS[name]().to(DEVICE), images)
     ours = accelerated(theirs)
-    logits, deltas, anchors, lengths = raw_maps(theirs, images)
-    sizes = theirs.transform(images)[0].image_sizes
-    clear = [
-        is_clear(theirs, logits[i], deltas[i], anchors[i], lengths, size, ULP)
-        for i, size in enumerate(sizes)
-    ]
-    print(f"{clear.count(False)} of {len(images)} images excluded for close calls")
+    clear = without_close_calls(theirs, images)
     assert sum(clear) >= 2
     with detectors.Called() as called:
         found = ours(images)
@@ -140,11 +133,7 @@ def test_retinanet_has_the_same_losses_and_gradients(name):
     for key, loss in want.items():
         assert loss > 0.01
         assert abs(got[key] - loss) < 1e-5 * loss, key
-    for key, true in true_gradients.items():
-        error, theirs = (
-            (g[key] - true).norm() / true.norm() for g in (our_gradients, their_gradients)
-        )
-        assert error < 2 * theirs + 1e-5, f"gradient of {key}: {error:.1e}, theirs {theirs:.1e}"
+    as_exact_as(their_gradients, our_gradients, true_gradients)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

@@ -9,17 +9,16 @@ pytest.importorskip("torchvision")
 import detectors  # noqa: E402
 import torchvision  # noqa: E402
 from detectors import (  # noqa: E402
-    ULP,
     K,
     accelerated,
+    as_exact_as,
     gradients,
-    is_clear,
     like_trained,
     pictures,
-    raw_maps,
     same,
     settled,
     some_targets,
+    without_close_calls,
 )
 from torch import nn  # noqa: E402
 
@@ -42,13 +41,7 @@ def test_retinanet_finds_the_same(version, layout):
     images = pictures(0)
     theirs = like_trained(detectors.tiny_retinanet(version), images).to(memory_format=layout)
     ours = accelerated(theirs)
-    logits, deltas, anchors, lengths = raw_maps(theirs, images)
-    sizes = theirs.transform(images)[0].image_sizes
-    clear = [
-        is_clear(theirs, logits[i], deltas[i], anchors[i], lengths, size, ULP)
-        for i, size in enumerate(sizes)
-    ]
-    print(f"{clear.count(False)} of {len(images)} images excluded for close calls")
+    clear = without_close_calls(theirs, images)
     assert sum(clear) >= 3
     got, want = (
         [one for one, is_clear in zip(model(images), clear, strict=True) if is_clear]
@@ -114,11 +107,7 @@ def test_retinanet_has_the_same_losses_and_gradients(box_loss, low_quality):
     for name, loss in want.items():
         assert loss > 0.01
         assert abs(got[name] - loss) < 1e-5 * loss, name
-    for name, true in true_gradients.items():
-        error, theirs = (
-            (g[name] - true).norm() / true.norm() for g in (our_gradients, their_gradients)
-        )
-        assert error < 2 * theirs + 1e-5, f"gradient of {name}: {error:.1e}, theirs {theirs:.1e}"
+    as_exact_as(their_gradients, our_gradients, true_gradients)
 
 
 def test_retinanet_without_any_box():
