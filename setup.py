@@ -17,10 +17,12 @@ import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 STABLE_ABI = "0x020a000000000000"  # torch 2.10's stable ABI, which every later torch keeps
+# CPython 3.10's (csrc/module.h), likewise, but for the free-threaded builds.
+ANY_PYTHON = not sysconfig.get_config_var("Py_GIL_DISABLED")
 FREE_DISK = 1 << 30
 
 # The same bits on every machine: no fused multiply-add but the explicit ones, never fast-math.
@@ -32,6 +34,18 @@ NVCC_FLAGS = (
     "-O3 -std=c++17 -fmad=false --expt-relaxed-constexpr "
     "-Xcompiler -ffp-contract=off,-fvisibility=hidden"
 ).split()
+
+
+def without_folders(torch_include: str) -> list[str]:
+    """Flags that keep the names of folders, in messages of checks, out of the binaries."""
+    return [f"-ffile-prefix-map={os.getcwd()}/=", f"-ffile-prefix-map={torch_include}/="]
+
+
+def same_names(nvcc: str) -> list[str]:
+    """Flags for nvcc to make internal names of the source's path alone, and not of a process's
+    number as well, where it can."""
+    known = subprocess.run([nvcc, "--help"], capture_output=True, text=True).stdout
+    return ["-frandom-seed=focaldet"] if "-frandom-seed" in known else []
 
 
 def stop(reason: str) -> NoReturn:
@@ -118,6 +132,15 @@ def packaged_compiler(torch_cuda: str | None) -> list[str]:
     return [f"nvidia-{part}=={torch_cuda}.*" for part in parts]
 
 
+def visible_archs() -> str:
+    """The architectures of this machine's GPUs, the newest also as PTX; empty without one."""
+    import torch
+
+    devices = range(torch.cuda.device_count())
+    found = sorted({torch.cuda.get_device_capability(device) for device in devices})
+    return ";".join(f"{major}.{minor}" for major, minor in found) + ("+PTX" if found else "")
+
+
 def check_machine(compiler: str) -> None:
     if shutil.which(compiler.split()[0]) is None:
         stop(f"no C++ compiler ({compiler}); install g++ or clang++, or set CXX")
@@ -129,11 +152,60 @@ def check_machine(compiler: str) -> None:
         stop(f"{free / 1e9:.1f} GB of disk left here; the build needs {FREE_DISK / 1e9:.1f} GB")
 
 
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path) for pattern in patterns for path in Path("csrc").glob(pattern))
+
+
+def extensions(root: str | None) -> list[Extension]:
+    """_C and, with the root of a CUDA toolkit, _C_cuda."""
+    import torch
+    from torch.utils import cpp_extension
+
+    no_folders = without_folders(cpp_extension.include_paths()[0])
+    common = {
+        "define_macros": [
+            ("TORCH_TARGET_VERSION", STABLE_ABI),
+            ("FOCALDET_TORCH", f'"{torch.__version__}"'),
+        ],
+        "depends": ["setup.py", *sources("*.h", "*/*.h", "*/*.cuh")],
+        "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-s"],
+        "py_limited_api": ANY_PYTHON,
+    }
+    cxx = CXX_FLAGS + no_folders
+    cpu = cpp_extension.CppExtension(
+        "focaldet._C",
+        sources("*.cpp", "cpu/*.cpp"),
+        extra_compile_args={"cxx": cxx},
+        **common,
+    )
+    # Not torch_python, which is no stable ABI.
+    cpu.libraries = ["c10", "torch_cpu"]
+    if root is None:
+        return [cpu]
+    archs = os.environ["TORCH_CUDA_ARCH_LIST"]
+    say(f"CUDA architectures: {archs}")
+    nvcc = [*NVCC_FLAGS, *same_names(f"{root}/bin/nvcc")]
+    nvcc += [word for flag in no_folders for word in ("-Xcompiler", flag)]
+    cuda = cpp_extension.CUDAExtension(
+        "focaldet._C_cuda",
+        sources("cuda/*.cpp", "cuda/*.cu"),
+        extra_compile_args={"cxx": cxx, "nvcc": nvcc},
+        **common,
+    )
+    cuda.define_macros += [("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')]
+    # The CUDA runtime is linked statically, so that the module does not ask for one by version.
+    cuda.library_dirs += [f"{root}/lib64", f"{root}/lib"]
+    cuda.libraries = ["c10", "torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"]
+    return [cpu, cuda]
+
+
 def main() -> None:
     try:
         import torch
     except ImportError:
         stop("building needs torch>=2.10 here; install it, or build with isolation on")
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
+        stop(f"building needs torch>=2.10, and this is {torch.__version__}; update it")
     needed = packaged_compiler(torch.version.cuda)
     if needed and "egg_info" in sys.argv:
         # The build frontend asks what to install before the build; then there is an nvcc.
@@ -142,46 +214,9 @@ def main() -> None:
     root = cuda_toolkit(torch.version.cuda)
     if root is not None:
         os.environ["CUDA_HOME"] = root  # read when cpp_extension is imported
-        if not os.environ.get("TORCH_CUDA_ARCH_LIST") and not torch.cuda.is_available():
-            os.environ["TORCH_CUDA_ARCH_LIST"] = DEFAULT_ARCHS
-    import pybind11
+        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or visible_archs() or DEFAULT_ARCHS
+        os.environ["TORCH_CUDA_ARCH_LIST"] = archs
     from torch.utils import cpp_extension
-
-    def sources(*patterns: str) -> list[str]:
-        return sorted(str(path) for pattern in patterns for path in Path("csrc").glob(pattern))
-
-    common = {
-        "include_dirs": [pybind11.get_include()],
-        "define_macros": [
-            ("TORCH_TARGET_VERSION", STABLE_ABI),
-            ("FOCALDET_TORCH", f'"{torch.__version__}"'),
-        ],
-        "depends": ["setup.py", *sources("*.h", "*/*.h", "*/*.cuh")],
-        "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-s"],
-    }
-    cpu = cpp_extension.CppExtension(
-        "focaldet._C",
-        sources("ops.cpp", "cpu/*.cpp"),
-        extra_compile_args={"cxx": CXX_FLAGS},
-        **common,
-    )
-    # Not torch_python, which is no stable ABI; pybind11 talks to Python alone.
-    cpu.libraries = ["c10", "torch_cpu"]
-    extensions = [cpu]
-    if root is not None:
-        archs = os.environ.get("TORCH_CUDA_ARCH_LIST", "native")
-        say(f"CUDA architectures: {archs}")
-        cuda = cpp_extension.CUDAExtension(
-            "focaldet._C_cuda",
-            sources("cuda/*.cpp", "cuda/*.cu"),
-            extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
-            **common,
-        )
-        cuda.define_macros += [("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')]
-        # The CUDA runtime is linked statically, so that the module does not ask for one by version.
-        cuda.library_dirs += [f"{root}/lib64", f"{root}/lib"]
-        cuda.libraries = ["c10", "torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"]
-        extensions.append(cuda)
 
     class Build(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
@@ -194,8 +229,9 @@ def main() -> None:
             super().build_extensions()
 
     setup(
-        ext_modules=extensions,
+        ext_modules=extensions(root),
         cmdclass={"build_ext": Build},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}} if ANY_PYTHON else {},
     )
 
 

@@ -1,11 +1,8 @@
-// Every operator's schema, in one place, and the extension module with the facts of this build.
+// Every operator's schema, in one place.
 //
 // Kernels register themselves beside their code (cpu/, cuda/); fakes and derivatives in
 // focaldet/ops. An anchor grid travels as numbers, never as a tensor: cell_anchors is [L * A * 4],
 // feature_sizes and strides are [L * 2], (height, width) by level.
-#include <pybind11/pybind11.h>
-
-#include "cpu/simd.h"
 #include "stable.h"
 
 STABLE_TORCH_LIBRARY(focaldet, m) {
@@ -92,12 +89,4 @@ STABLE_TORCH_LIBRARY(focaldet, m) {
       "SymInt[] strides, float offset, Tensor image_sizes, float score_threshold, SymInt topk, "
       "float iou_threshold, SymInt max_detections, bool class_agnostic) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
-}
-
-PYBIND11_MODULE(_C, m) {
-  m.doc() = "focaldet's CPU operators, registered with torch on import, and how they were built.";
-  m.attr("version") = FOCALDET_VERSION;
-  m.attr("built_with_torch") = FOCALDET_TORCH;
-  m.attr("compiler") = __VERSION__;
-  m.attr("simd_level") = focaldet::simd_name(focaldet::simd_level());
 }

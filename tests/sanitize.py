@@ -20,10 +20,11 @@ TESTS = Path(__file__).resolve().parent
 # What is compiled, traced or compared with torchvision tests torch and our arithmetic, not memory.
 LEFT_OUT = ("compile", "export", "opcheck", "torchvision", "special", "simd")
 SELECTED = f"not ({' or '.join(f'test_{name}' for name in LEFT_OUT)})"
+CPU_KERNELS = [build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp"))]
 
 
 def cpu_module(sanitizer: list[str]) -> Path:
-    jobs = [(f, sanitizer) for f in (build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp")))]
+    jobs = [(source, sanitizer) for source in (build.CSRC / "module.cpp", *CPU_KERNELS)]
     return build.link("_C.so", jobs, ["-shared", *sanitizer])
 
 
@@ -44,8 +45,8 @@ def address() -> int:
 def threads() -> int:
     """The program of threads.cpp, which also must notice the race that it can plant."""
     flags = build.RACES
-    sources = [TESTS / "threads.cpp", build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp"))]
-    program = build.link("threads", [(f, [build.STANDINS, *flags]) for f in sources], flags)
+    sources = [TESTS / "threads.cpp", *CPU_KERNELS]
+    program = build.link("threads", [(source, flags) for source in sources], flags)
     # GCC's ThreadSanitizer wants addresses where kernels did not randomise so widely put them.
     fixed = ["setarch", "-R"] if shutil.which("setarch") else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TSAN_OPTIONS": "halt_on_error=1"}

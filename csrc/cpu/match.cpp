@@ -139,7 +139,8 @@ void best_boxes(const AnchorBlocks& anchors, const Truth& truth, const MatchRule
       if (!any) return static_cast<void>(std::fill(match, match + n, kBackground));
       for (int64_t i = 0; i < n; ++i) {
         const int32_t strong = best.overlap[i] >= rules.fg_iou ? best.row[i] : kBetween;
-        match[i] = (best.overlap[i] < rules.bg_iou) | (best.row[i] < 0) ? kBackground : strong;
+        const bool background = (best.overlap[i] < rules.bg_iou) | (best.row[i] < 0);
+        match[i] = background ? kBackground : strong;
       }
     };
     for_each_block(anchors, truth, everything, begin, end, visit);

@@ -14,6 +14,11 @@
 #if defined(__GNUC__) && defined(__x86_64__)
 #define FD_HAS_SIMD_LEVELS 1
 #define FD_TARGET(features) __attribute__((target(features)))
+#if defined(__clang__)  // which has no such wish in a function, and would drop the whole attribute
+#define FD_WHOLE_VECTORS ""
+#else
+#define FD_WHOLE_VECTORS ",prefer-vector-width=512"
+#endif
 #endif
 // On such lambdas, and on the functions that they call where these hold loops of their own.
 #if defined(__GNUC__)
@@ -79,7 +84,7 @@ inline SimdLevel simd_level() {
 
 #ifdef FD_HAS_SIMD_LEVELS
 template <class Body>
-FD_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,prefer-vector-width=512")
+FD_TARGET("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma" FD_WHOLE_VECTORS)
 void run_avx512(const Body& body) {
   body();
 }

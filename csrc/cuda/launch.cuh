@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "../stable.h"
+#include "launch_error.h"
 
 namespace focaldet {
 
@@ -62,7 +63,7 @@ class OnDevice {
     config.blockDim = dim3(static_cast<unsigned>(grid.threads));
     config.dynamicSmemBytes = static_cast<size_t>(grid.shared_bytes);
     config.stream = static_cast<cudaStream_t>(stream_);
-    STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
+    check_launch(cudaLaunchKernelEx(&config, kernel, args...));
   }
 
  private:

@@ -1,9 +1,7 @@
-// The extension module with the CUDA kernels, which register themselves (*.cu), and the facts of
-// this build.
-#include <cuda_runtime_api.h>
-#include <pybind11/pybind11.h>
+// The extension module with the CUDA kernels, which register themselves when it is loaded (*.cu).
+#include "../module.h"
 
-#include <string>
+#include <cuda_runtime_api.h>
 
 namespace {
 
@@ -13,11 +11,14 @@ std::string dotted(int version) {  // 13020 is 13.2
 
 }  // namespace
 
-PYBIND11_MODULE(_C_cuda, m) {
-  m.doc() = "focaldet's CUDA operators, registered with torch on import, and how they were built.";
-  m.attr("version") = FOCALDET_VERSION;
-  m.attr("built_with_torch") = FOCALDET_TORCH;
-  m.attr("cuda_version") = dotted(CUDART_VERSION);
-  m.attr("archs") = FOCALDET_CUDA_ARCHS;
-  m.attr("cudart") = "static";  // linked into this module
+PyMODINIT_FUNC PyInit__C_cuda() {
+  return focaldet::module_of_facts(
+      "_C_cuda",
+      "focaldet's CUDA operators, registered with torch on import, and how they were built.", [] {
+        return focaldet::Facts{{"version", FOCALDET_VERSION},
+                               {"built_with_torch", FOCALDET_TORCH},
+                               {"cuda_version", dotted(CUDART_VERSION)},
+                               {"archs", FOCALDET_CUDA_ARCHS},
+                               {"cudart", "static"}};  // linked into this module
+      });
 }

@@ -35,10 +35,12 @@ FLAGS = [
     *"-O1 -g -fPIC -fvisibility=hidden -march=native -Wall -Wextra -Wno-unknown-pragmas".split(),
     *("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
     *('-DFOCALDET_VERSION="test"', f'-DFOCALDET_TORCH="{torch.__version__}"'),
+    '-DFOCALDET_CUDA_ARCHS="8.0;9.0"',
     *("-isystem", f"{TORCH}/include", "-isystem", sysconfig.get_paths()["include"]),
 ]
-# Headers that stand for those of CUDA and pybind11.
+# Headers that stand for those of CUDA, and how operators register there.
 STANDINS = f"-I{SIMT / 'include'}"
+REGISTRATION = ["-include", f"{SIMT / 'include' / 'registration.h'}"]
 # The compiler announces accesses to memory, to races.cpp.
 RACES = [
     "-fsanitize=thread",
@@ -114,7 +116,8 @@ def library(
     own = [STANDINS, f"-Dfocaldet={namespace}", *machine]
     whole = [] if sanitizer == RACES else sanitizer  # the machine's own memory is no race's
     jobs = [(source, ["-xc++", *own, *sanitizer]) for source in kernels]
-    jobs += [(source, [*own, *whole]) for source in (*host, *MACHINE)]
+    jobs += [(source, [*own, *REGISTRATION, *whole]) for source in host]
+    jobs += [(source, [*own, *whole]) for source in MACHINE]
     return link(f"{namespace}.so", jobs, ["-shared", "-Wl,-Bsymbolic", *whole])
 
 

@@ -88,6 +88,15 @@ class Kernels:
         finally:
             self._machine.simt_leave_out(b"")
 
+    @contextmanager
+    def refused(self, error: int) -> Iterator[None]:
+        """Every launch fails with this error of CUDA's."""
+        self._machine.simt_refuse(error)
+        try:
+            yield
+        finally:
+            self._machine.simt_refuse(0)
+
     def _caller(self, op: str) -> Any:
         return lambda *arguments: self.call(op, *arguments)
 

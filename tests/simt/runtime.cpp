@@ -24,6 +24,7 @@ uint64_t seed = 0;
 std::map<const void*, int64_t> launches;  // by kernel
 std::string error_of_last_launch;
 
+int refusal = 0;       // the error of every launch, where it is not 0
 std::string left_out;  // "file:line" of a barrier that is passed by, to see what becomes of it
 
 bool same(const Site& a, const Site& b) {
@@ -318,6 +319,10 @@ void pause(Site site) {
 
 int launch(const void* kernel, Dim grid, Dim block, size_t shared_bytes,
            const std::function<void()>& body) {
+  if (refusal != 0) {
+    error_of_last_launch = text("simt: refused with %d", refusal);
+    return refusal;
+  }
   if (grid.x == 0 || block.x == 0 || block.x > kMaxThreads || shared_bytes > kMaxShared) {
     error_of_last_launch =
         text("simt: %s: refused: %u blocks of %u threads, %zu bytes of shared memory",
@@ -345,6 +350,9 @@ void poison(void* memory, size_t bytes) {
 extern "C" {
 
 __attribute__((visibility("default"))) void simt_seed(uint64_t value) { simt::seed = value; }
+
+// Every launch fails with this error of CUDA's from now on; 0: none does.
+__attribute__((visibility("default"))) void simt_refuse(int error) { simt::refusal = error; }
 
 // No launch waits at the barrier in this line, "file:line", from now on; nor at none, "".
 __attribute__((visibility("default"))) void simt_leave_out(const char* barrier) {

@@ -114,3 +114,32 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
                 assert any(each.startswith(name) for each in ran), name
         for name in (f"collect_candidates<{scalar}>", f"rank_and_decode<{scalar}>"):
             assert any(each.startswith(name) for each in ran), name
+
+
+@pytest.mark.parametrize(
+    "error,said",
+    [
+        (209, r"has no code for simt \(99\.0\): build in the source folder with"),
+        (98, r"has no code for simt \(99\.0\): build in the source folder with"),
+        (35, r"is newer than the driver of simt \(99\.0\): update it, or build"),
+        (222, r"is newer than the driver of simt \(99\.0\): update it, or build"),
+    ],
+    ids=["no kernel image", "invalid function", "insufficient driver", "newer PTX"],
+)
+def test_a_gpu_that_this_build_has_no_code_for(
+    error: int, said: str, simt_kernels: Kernels
+) -> None:
+    boxes = torch.rand(3, 4)
+    with simt_kernels.refused(error), pytest.raises(RuntimeError) as raised:
+        simt_kernels.call("box_iou", boxes, boxes)
+    message = str(raised.value)
+    assert re.search(
+        r"focaldet: this build \(CUDA 13\.0, architectures 8\.0;9\.0\) " + said, message
+    )
+    assert (
+        "`FOCALDET_CUDA=1 TORCH_CUDA_ARCH_LIST=99.0 pip install .`. CUDA: simt: refused" in message
+    )
+    assert "\n" not in message
+    with simt_kernels.refused(2), pytest.raises(RuntimeError, match="simt: refused with 2"):
+        simt_kernels.call("box_iou", boxes, boxes)
+    assert simt_kernels.call("box_iou", boxes, boxes).shape == (3, 3)

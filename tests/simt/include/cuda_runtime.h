@@ -40,6 +40,25 @@ T* dynamic_shared() {
 
 using cudaError_t = int;
 using cudaStream_t = void*;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorInsufficientDriver = 35,
+                      cudaErrorInvalidDeviceFunction = 98, cudaErrorNoKernelImageForDevice = 209,
+                      cudaErrorUnsupportedPtxVersion = 222;
+
+struct cudaDeviceProp {
+  char name[8];
+  int major, minor;
+};
+#define CUDART_VERSION 13000
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"simt", 99, 0};
+  return cudaSuccess;
+}
+inline const char* cudaGetErrorString(cudaError_t) { return simt::last_error().c_str(); }
 
 struct dim3 : simt::Dim {
   dim3(unsigned x = 1) : Dim{x} {}
