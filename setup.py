@@ -162,11 +162,11 @@ def extensions(root: str | None) -> list[Extension]:
     from torch.utils import cpp_extension
 
     no_folders = without_folders(cpp_extension.include_paths()[0])
+    macros = [
+        ("TORCH_TARGET_VERSION", STABLE_ABI),
+        ("FOCALDET_TORCH", f'"{torch.__version__}"'),
+    ]
     common = {
-        "define_macros": [
-            ("TORCH_TARGET_VERSION", STABLE_ABI),
-            ("FOCALDET_TORCH", f'"{torch.__version__}"'),
-        ],
         "depends": ["setup.py", *sources("*.h", "*/*.h", "*/*.cuh")],
         "extra_link_args": ["-Wl,--exclude-libs,ALL", "-Wl,-s"],
         "py_limited_api": ANY_PYTHON,
@@ -175,6 +175,7 @@ def extensions(root: str | None) -> list[Extension]:
     cpu = cpp_extension.CppExtension(
         "focaldet._C",
         sources("*.cpp", "cpu/*.cpp"),
+        define_macros=[*macros],
         extra_compile_args={"cxx": cxx},
         **common,
     )
@@ -189,10 +190,10 @@ def extensions(root: str | None) -> list[Extension]:
     cuda = cpp_extension.CUDAExtension(
         "focaldet._C_cuda",
         sources("cuda/*.cpp", "cuda/*.cu"),
+        define_macros=[*macros, ("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')],
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
         **common,
     )
-    cuda.define_macros += [("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')]
     # The CUDA runtime is linked statically, so that the module does not ask for one by version.
     cuda.library_dirs += [f"{root}/lib64", f"{root}/lib"]
     cuda.libraries = ["c10", "torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"]
