@@ -222,7 +222,7 @@ def report(
     prints behind the summary; the files are temporary."""
     compiler = part("compiler")
     monkeypatch.setattr(compiler, "RESULT", tmp_path / "kernels.json")
-    monkeypatch.setattr(compiler, "DOCS", tmp_path / "kernels.md")
+    monkeypatch.setattr(compiler, "DOCS", tmp_path / "compiled.md")
     monkeypatch.setattr(compiler, "csrc_sha256", lambda: "0" * 64)
     compiler.DOCS.write_text("before\n<!-- compiler:begin -->\n<!-- compiler:end -->\nafter\n")
 

@@ -2,7 +2,7 @@
 
 Writes registers, memory and the widths of global accesses of every kernel in the built extension
 into benchmarks/results/compiler/kernels.json, and renders them with the bound on occupancy into
-docs/kernels.md. `--check` changes nothing, and exits with 1 if a kernel uses local memory, does not
+docs/kernels/compiled.md. `--check` changes nothing, and exits with 1 if a kernel uses local memory, does not
 move 16 bytes at a time where it is meant to, or is no longer what those files say.
 """
 
@@ -24,7 +24,7 @@ from .cubin import RESERVED, Kernel, capability, measure
 from .loops import H100, bound
 
 RESULT = ROOT / "benchmarks" / "results" / "compiler" / "kernels.json"
-DOCS = ROOT / "docs" / "kernels.md"
+DOCS = ROOT / "docs" / "kernels" / "compiled.md"
 RERUN = "build, and run `python -m benchmarks.compiler`"
 
 # The kernels that are meant to move 16 bytes at a time (Pack in csrc/cuda/launch.cuh).
