@@ -124,7 +124,8 @@ def library(
 def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]) -> Path:
     """What the linker makes of these sources, each compiled with flags of its own."""
     key = repr((jobs, flags, FLAGS, predefined(compiler()), torch.__version__)).encode()
-    files = {source for source, _ in jobs} | {f for root in (CSRC, SIMT) for f in root.rglob("*.*")}
+    files = {f for source, _ in jobs for f in source.parent.glob("*.*")}
+    files |= {f for root in (CSRC, SIMT) for f in root.rglob("*.*")}
     for source in sorted(files):
         if source.suffix in (".h", ".cpp", ".cu", ".cuh"):
             key += source.name.encode() + source.read_bytes()
