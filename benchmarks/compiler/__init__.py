@@ -2,8 +2,8 @@
 
 Writes registers, memory and the widths of global accesses of every kernel in the built extension
 into benchmarks/results/compiler/kernels.json, and renders them with the bound on occupancy into
-docs/kernels/compiled.md. `--check` changes nothing, and exits with 1 if a kernel uses local memory, does not
-move 16 bytes at a time where it is meant to, or is no longer what those files say.
+docs/kernels/compiled.md. `--check` changes nothing, and exits with 1 if a kernel uses local memory,
+does not move 16 bytes at a time where it is meant to, or is no longer what those files say.
 """
 
 from __future__ import annotations
