@@ -25,10 +25,10 @@ log = logging.getLogger("mkdocs.hooks.links")  # its warnings fail a strict buil
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    return on_site(markdown, page.file.src_uri, config.repo_url)
+    return for_site(markdown, page.file.src_uri, config.repo_url)
 
 
-def on_site(markdown: str, source: str, repository: str | None) -> str:
+def for_site(markdown: str, source: str, repository: str | None) -> str:
     """The Markdown of a page, by its path below docs/, with these links as a site can have them."""
 
     def link(match: re.Match[str]) -> str:

@@ -41,7 +41,7 @@ def test_files_outside_the_site_are_there(page: Path) -> None:
 
 def test_a_repository_is_linked(links: ModuleType) -> None:
     text = "See [the kernel](../../csrc/cuda/nms.cu#L5), [all](../../csrc/cuda) and [b](../nms.md)."
-    assert links.on_site(text, "kernels/nms.md", "https://host/us/focaldet/") == (
+    assert links.for_site(text, "kernels/nms.md", "https://host/us/focaldet/") == (
         "See [the kernel](https://host/us/focaldet/blob/main/csrc/cuda/nms.cu#L5), "
         "[all](https://host/us/focaldet/tree/main/csrc/cuda) and [b](../nms.md)."
     )
@@ -49,12 +49,12 @@ def test_a_repository_is_linked(links: ModuleType) -> None:
 
 def test_without_one_the_text_stays(links: ModuleType) -> None:
     text = "[csrc/stable.h](../csrc/stable.h), ![picture](../../README.md)"
-    assert links.on_site(text, "index.md", None) == "csrc/stable.h, ![picture](../../README.md)"
+    assert links.for_site(text, "index.md", None) == "csrc/stable.h, ![picture](../../README.md)"
 
 
 def test_a_file_that_is_gone_is_reported(
     links: ModuleType, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="mkdocs.hooks.links"):
-        links.on_site("[x](../../csrc/gone.cu)", "kernels/nms.md", None)
+        links.for_site("[x](../../csrc/gone.cu)", "kernels/nms.md", None)
     assert "kernels/nms.md: there is no csrc/gone.cu" in caplog.text
