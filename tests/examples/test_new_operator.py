@@ -161,4 +161,4 @@ def test_the_page_shows_every_file() -> None:
     text = PAGE.read_text()
     for file in FOLDER.iterdir():
         if file.suffix in (".h", ".cpp", ".cu", ".py"):
-            assert f"examples/new_operator/{file.name}" in text, file.name
+            assert f'--8<-- "examples/new_operator/{file.name}"\n' in text, file.name
