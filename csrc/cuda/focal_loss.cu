@@ -6,9 +6,9 @@
 // mostly from the cache, and no division.
 // Bytes, with S the size of the logits: loss and gradient 2 S, the sum S, the sum with its gradient
 // 2 S; 8 per row for labels, or S for dense targets, and S for an elementwise incoming gradient.
-// Operations: about 45 per element for gamma 2, without a division (docs/kernels.md). Sums go pack
-// by pack through double, in an order that depends on the shape alone: the same bits on every run
-// and every GPU. A sum takes two launches, everything else one.
+// Operations: about 45 per element for gamma 2, without a division (docs/kernels/compiled.md). Sums
+// go pack by pack through double, in an order that depends on the shape alone: the same bits on
+// every run and every GPU. A sum takes two launches, everything else one.
 #include <type_traits>
 
 #include "../arguments.h"
