@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import focaldet.ops
-from focaldet.ops.retinanet_loss import MODES
+from focaldet.ops.choices import MODES
 
 from .. import memory
 from ..inputs import Setup

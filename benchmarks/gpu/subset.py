@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from focaldet import AnchorGrid, ops
-from focaldet.ops.retinanet_loss import MODES
+from focaldet.ops.choices import MODES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 IMAGE, SIZES, CLASSES = (64, 96), [(8, 12), (4, 6)], 7

@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import _C_cuda, cuda_reason
+
+if TYPE_CHECKING:
+    from .anchors import Anchors
 
 CHECK_CUDA_VALUES = os.environ.get("FOCALDET_CHECK", "") == "1"
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -173,18 +177,19 @@ def used(rows: Tensor, gt_splits: Tensor) -> Tensor:
     return rows[: int(gt_splits[-1])] if readable(gt_splits) else rows
 
 
-def anchors(value: object) -> None:
+def anchors(value: object) -> Anchors:
     from .anchors import Anchors
 
     if not isinstance(value, Anchors):
         raise TypeError(
             f"anchors: expected focaldet.Anchors (AnchorGrid.at), got {_described(value)}"
         )
+    return value
 
 
-def head_maps(cls_logits: Sequence[Tensor], box_deltas: Sequence[Tensor], grid: object) -> int:
+def head_maps(cls_logits: Sequence[Tensor], box_deltas: Sequence[Tensor], given: object) -> int:
     """Raw head outputs that fit the anchors; returns the number of classes K."""
-    anchors(grid)
+    grid = anchors(given)
     a = grid.per_position
     levels = len(grid.feature_sizes)
     if len(cls_logits) != levels or len(box_deltas) != levels:

@@ -13,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import torch_ops as _ops
 from ._gradient import times
 
-_ops = torch.ops.focaldet
+# The schemas' arguments after the maps: the grid's three, gt_boxes, gt_labels, gt_splits, fg_iou,
+# bg_iou, low_quality, alpha, gamma, class_alpha, box_loss, beta, normalizer, by_image.
+Arguments = tuple[
+    list[float], list[int], float, Tensor, Tensor, Tensor, float, float, str,
+    float, float, Tensor | None, str, float, Tensor | None, bool,
+]  # fmt: skip
+Losses = tuple[Tensor, Tensor, Tensor]  # classification, box_regression, n_foreground
 
 
 def refusal(maps: list[Tensor]) -> str | None:
@@ -55,14 +62,14 @@ def _shared(level: Tensor) -> bool:
 def retinanet_loss(
     logits: list[Tensor],
     deltas: list[Tensor],
-    arguments: tuple[Any, ...],
+    arguments: Arguments,
     grad_scale: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Losses:
     """The losses; the maps are empty afterwards."""
     reason = refusal([*logits, *deltas])
     if reason:
         raise ValueError(f'mode: "overwrite" cannot have these maps, since {reason}')
-    losses = _Overwrite.apply(len(logits), arguments, grad_scale, *logits, *deltas)
+    losses: Losses = _Overwrite.apply(len(logits), arguments, grad_scale, *logits, *deltas)
     for level in (*logits, *deltas):
         level.data = level.new_empty(0)
     return losses
@@ -73,10 +80,10 @@ class _Overwrite(torch.autograd.Function):
     def forward(
         ctx: Any,
         levels: int,
-        arguments: tuple[Any, ...],
+        arguments: Arguments,
         grad_scale: Tensor | None,
         *maps: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Losses:
         gradients = [level.detach() for level in maps]
         for level in maps:
             torch.autograd.graph.increment_version(level)

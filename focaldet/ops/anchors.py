@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .. import torch_ops as _ops
 from . import _check
 
 CellAnchor = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels around the origin
+Schema = tuple[list[float], list[int], list[int], float]  # see Anchors.schema_arguments
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class Anchors:
     feature_sizes: tuple[tuple[int, int], ...]
     strides: tuple[tuple[int, int], ...]
     offset: float
+    # Made once: the operators ask for it on every call.
+    _schema: Schema = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Made once: the operators ask for it on every call.
         cells = [value for level in self.cell_anchors for cell in level for value in cell]
         sizes = [value for size in self.feature_sizes for value in size]
         strides = [value for stride in self.strides for value in stride]
@@ -70,7 +73,7 @@ class Anchors:
         steps = tuple(zip(strides[::2], strides[1::2], strict=True))
         return Anchors(cells, sizes, steps, offset)
 
-    def schema_arguments(self) -> tuple[list[float], list[int], list[int], float]:
+    def schema_arguments(self) -> Schema:
         """cell_anchors, feature_sizes, strides and offset as csrc/ops.cpp takes them."""
         return self._schema
 
@@ -226,7 +229,7 @@ def generate_anchors(anchors: Anchors, device: torch.device | str = "cpu") -> Te
     """
     _check.anchors(anchors)
     device_of = torch.empty(0, device=device)
-    return torch.ops.focaldet.generate_anchors(device_of, *anchors.schema_arguments())
+    return _ops.generate_anchors(device_of, *anchors.schema_arguments())
 
 
 @torch.library.register_fake("focaldet::generate_anchors")

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from .. import torch_ops as _ops
 from . import _check
-
-_ops = torch.ops.focaldet
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from .. import torch_ops as _ops
 from . import _check
 from ._gradient import times
+from .choices import REDUCTIONS, Reduction
 
-_ops = torch.ops.focaldet
+# alpha, gamma, class_alpha, class_weight and label_smoothing of the schemas
+_Arguments = tuple[float, float, Tensor | None, Tensor | None, float]
 
 
 def sigmoid_focal_loss(
@@ -19,7 +22,7 @@ def sigmoid_focal_loss(
     targets: Tensor,  # [..., K], or int64 [...]
     alpha: float | Tensor = 0.25,
     gamma: float = 2.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
     *,
     class_weight: Tensor | None = None,  # [K]
     label_smoothing: float = 0.0,
@@ -57,14 +60,14 @@ def sigmoid_focal_loss(
         (alpha * targets + (1 - alpha) * (1 - targets)) * (1 - p_t) ** gamma * ce
     """
     arguments = _arguments(inputs, targets, alpha, gamma, class_weight, label_smoothing)
-    return _reduced(inputs, targets, reduction, *arguments, "focal")
+    return _reduced(inputs, targets, reduction, arguments, "focal")
 
 
 def quality_focal_loss(
     inputs: Tensor,  # [..., K]
     targets: Tensor,  # [..., K]
     beta: float = 2.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Tensor:
     """|sigma(x) - y|^beta BCE(x, y): Li et al. 2020, "Generalized Focal Loss", equation 5.
 
@@ -79,7 +82,7 @@ def quality_focal_loss(
     """
     _check.tensor(targets, "targets")
     arguments = _arguments(inputs, targets, -1.0, _check.number(beta, "beta", low=0), None, 0.0)
-    return _reduced(inputs, targets, reduction, *arguments, "quality")
+    return _reduced(inputs, targets, reduction, arguments, "quality")
 
 
 def varifocal_loss(
@@ -87,7 +90,7 @@ def varifocal_loss(
     targets: Tensor,  # [..., K]
     alpha: float = 0.75,
     gamma: float = 2.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Tensor:
     """y BCE(x, y) where y > 0, alpha sigma(x)^gamma BCE(x, 0) elsewhere: Zhang et al. 2021,
     "VarifocalNet", equation 2.
@@ -103,17 +106,20 @@ def varifocal_loss(
     """
     _check.tensor(targets, "targets")
     arguments = _arguments(inputs, targets, _check.number(alpha, "alpha"), gamma, None, 0.0)
-    return _reduced(inputs, targets, reduction, *arguments, "varifocal")
+    return _reduced(inputs, targets, reduction, arguments, "varifocal")
 
 
-def _reduced(inputs: Tensor, targets: Tensor, reduction: str, *arguments: Any) -> Tensor:
-    _check.choice(reduction, "reduction", ("none", "sum", "mean"))
+def _reduced(
+    inputs: Tensor, targets: Tensor, reduction: Reduction, arguments: _Arguments, form: str
+) -> Tensor:
+    _check.choice(reduction, "reduction", REDUCTIONS)
     if reduction == "none":
-        return _ops.sigmoid_focal_loss(inputs, targets, *arguments)
+        return _ops.sigmoid_focal_loss(inputs, targets, *arguments, form)
     divisor = reference.count_targets(inputs, targets) if reduction == "mean" else None
     if inputs.device.type == "cpu" and torch.is_grad_enabled() and inputs.requires_grad:
-        return _ops.sigmoid_focal_loss_sum_and_gradient(inputs, targets, *arguments, divisor)[0]
-    total = _ops.sigmoid_focal_loss_sum(inputs, targets, *arguments)
+        both = _ops.sigmoid_focal_loss_sum_and_gradient(inputs, targets, *arguments, form, divisor)
+        return both[0]
+    total = _ops.sigmoid_focal_loss_sum(inputs, targets, *arguments, form)
     return total if divisor is None else total / divisor
 
 
@@ -124,8 +130,8 @@ def _arguments(
     gamma: float,
     class_weight: Tensor | None,
     label_smoothing: float,
-) -> tuple[float, float, Tensor | None, Tensor | None, float]:
-    """Checks everything; alpha, gamma, class_alpha, class_weight, label_smoothing of the schema."""
+) -> _Arguments:
+    """Checks everything."""
     _check.tensor(inputs, "inputs")
     _check.tensor(targets, "targets", None, (*_check.FLOATING, torch.int64))
     labelled = not targets.is_floating_point()
@@ -207,8 +213,8 @@ for _name in ("sigmoid_focal_loss", "sigmoid_focal_loss_sum"):
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *inputs, divisor = inputs
-    _save(ctx, tuple(inputs), output[0])
+    *first, divisor = inputs
+    _save(ctx, tuple(first), output[0])
     ctx.save_for_backward(*ctx.to_save, divisor, output[1])
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)

@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import torch_ops as _ops
 from . import _check
 from .anchors import Anchors, anchor_count
+from .choices import LOW_QUALITY, LowQuality
 
-_ops = torch.ops.focaldet
-LOW_QUALITY = ("torchvision", "mmdet", "none")
+# The arguments of the schemas: anchors, the grid's four, gt_boxes, gt_splits and the rules.
+_Arguments = tuple[
+    Tensor | None, list[float], list[int], list[int], float,
+    Tensor, Tensor, float, float, str,
+]  # fmt: skip
 
 
 def match_anchors(
@@ -21,7 +26,7 @@ def match_anchors(
     gt_splits: Tensor,  # int64 [B + 1]
     fg_iou: float = 0.5,
     bg_iou: float = 0.4,
-    low_quality: str = "torchvision",
+    low_quality: LowQuality = "torchvision",
 ) -> Tensor:
     """The ground-truth box of each anchor, for all images and levels.
 
@@ -60,7 +65,7 @@ def count_foreground(
     gt_splits: Tensor,
     fg_iou: float = 0.5,
     bg_iou: float = 0.4,
-    low_quality: str = "torchvision",
+    low_quality: LowQuality = "torchvision",
 ) -> Tensor:
     """The number of foreground anchors of each image, int64 [B]; arguments as `match_anchors`.
 
@@ -79,8 +84,8 @@ def _arguments(
     gt_splits: Tensor,
     fg_iou: float,
     bg_iou: float,
-    low_quality: str,
-) -> tuple[Any, ...]:
+    low_quality: LowQuality,
+) -> _Arguments:
     _check.tensor(gt_boxes, "gt_boxes", ("T", 4))
     _check.splits(gt_splits, gt_boxes.shape[0])
     _check.finite_boxes(_check.used(gt_boxes, gt_splits), "gt_boxes")
@@ -95,7 +100,7 @@ def _arguments(
     return None, *anchors.schema_arguments(), *rest
 
 
-def rules(fg_iou: float, bg_iou: float, low_quality: str) -> None:
+def rules(fg_iou: float, bg_iou: float, low_quality: LowQuality) -> None:
     """Checks the matching rules."""
     _check.number(fg_iou, "fg_iou", 0, 1)
     _check.number(bg_iou, "bg_iou", 0, 1)

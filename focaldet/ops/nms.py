@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import torch_ops as _ops
 from . import _check
-
-_ops = torch.ops.focaldet
+from .choices import SOFT_NMS, SoftNms
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -103,7 +103,7 @@ def soft_nms(
     iou_threshold: float = 0.3,
     sigma: float = 0.5,
     min_score: float = 1e-3,
-    method: str = "linear",
+    method: SoftNms = "linear",
     idxs: Tensor | None = None,  # [N]
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS (Bodla et al. 2017), exact: overlapped boxes lose score instead of being dropped.
@@ -127,7 +127,7 @@ def soft_nms(
     _check.number(min_score, "min_score", 0)
     if _check.number(sigma, "sigma", 0) == 0:
         raise ValueError("sigma: expected a number above 0, got 0")
-    _check.choice(method, "method", ("linear", "gaussian"))
+    _check.choice(method, "method", SOFT_NMS)
     return _ops.soft_nms(
         boxes.detach(),
         scores.detach(),

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import torch_ops as _ops
 from . import _check
 from .anchors import Anchors
-
-_ops = torch.ops.focaldet
 
 
 def retinanet_postprocess(

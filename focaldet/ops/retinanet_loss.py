@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from .. import torch_ops as _ops
 from . import _check, _overwrite
 from ._gradient import times
+from ._overwrite import Arguments, Losses
 from .anchors import Anchors
+from .choices import BOX_LOSSES, MODES, NORMALIZERS, BoxLoss, LowQuality, Mode, Normalizer
 from .focal_loss import sigmoid_focal_loss
 from .match import rules
-
-_ops = torch.ops.focaldet
-BOX_LOSSES = ("smooth_l1", "l1", "giou", "diou", "ciou")
-MODES = ("save_gradient", "recompute", "overwrite")
 
 
 def retinanet_loss(
@@ -32,13 +31,13 @@ def retinanet_loss(
     gamma: float = 2.0,
     fg_iou: float = 0.5,
     bg_iou: float = 0.4,
-    low_quality: str = "torchvision",
-    box_loss: str = "smooth_l1",
+    low_quality: LowQuality = "torchvision",
+    box_loss: BoxLoss = "smooth_l1",
     beta: float = 0.1,
-    normalizer: str | Tensor = "batch",
-    mode: str | None = None,
+    normalizer: Normalizer | Tensor = "batch",
+    mode: Mode | None = None,
     grad_scale: Tensor | None = None,  # []
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Losses:
     """RetinaNet's losses from the raw outputs of its head: matching, focal loss and box loss.
 
     One operator for all levels and images. No targets, anchors, IoU matrix or copies of the maps
@@ -114,7 +113,8 @@ def retinanet_loss(
         return _ops.retinanet_loss(logits, deltas, *arguments)
     if mode == "overwrite":
         return _overwrite.retinanet_loss(logits, deltas, arguments, grad_scale)
-    return _ops.retinanet_loss_and_gradient(logits, deltas, *arguments, grad_scale, grad_scale)[:3]
+    results = _ops.retinanet_loss_and_gradient(logits, deltas, *arguments, grad_scale, grad_scale)
+    return results[:3]
 
 
 def _arguments(
@@ -128,11 +128,11 @@ def _arguments(
     gamma: float,
     fg_iou: float,
     bg_iou: float,
-    low_quality: str,
-    box_loss: str,
+    low_quality: LowQuality,
+    box_loss: BoxLoss,
     beta: float,
-    normalizer: str | Tensor,
-) -> tuple[Any, ...]:
+    normalizer: Normalizer | Tensor,
+) -> Arguments:
     """Checks everything; the schema's arguments after the maps."""
     classes = _check.head_maps(cls_logits, box_deltas, anchors)
     batch = cls_logits[0].shape[0]
@@ -152,7 +152,7 @@ def _arguments(
     if isinstance(normalizer, Tensor):
         given = _check.scalar(normalizer, "normalizer")
     else:
-        _check.choice(normalizer, "normalizer", ("batch", "image"))
+        _check.choice(normalizer, "normalizer", NORMALIZERS)
     _check.no_gradient("retinanet_loss", gt_boxes=gt_boxes, alpha=class_alpha, normalizer=given)
     _check.same_device(
         "retinanet_loss",
@@ -230,10 +230,12 @@ def _only(gradients: list[Tensor], incoming: Tensor | None) -> list[Tensor | Non
     return list(gradients) if incoming is not None else [None] * len(gradients)
 
 
-def _backward(ctx: Any, d_cls: Tensor | None, d_box: Tensor | None, _: None) -> tuple[Any, ...]:
-    logits, deltas, rest, _ = _saved(ctx)
-    function = _differentiable if torch.is_grad_enabled() else _ops.retinanet_loss_and_gradient
-    *_, d_logits, d_deltas = function(logits, deltas, *rest, d_cls, d_box)
+def _backward(ctx: Any, d_cls: Tensor | None, d_box: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    logits, deltas, rest = _saved(ctx)[:3]
+    arguments: list[Any] = [*rest, d_cls, d_box]
+    again = torch.is_grad_enabled()
+    function = _differentiable if again else _ops.retinanet_loss_and_gradient
+    d_logits, d_deltas = function(logits, deltas, *arguments)[3:]
     return _only(d_logits, d_cls), _only(d_deltas, d_box), *[None] * len(rest)
 
 
@@ -250,7 +252,7 @@ def _saved_gradient(
     logits, deltas, rest, gradients = _saved(ctx)
     *arguments, cls_scale, box_scale = rest
     if torch.is_grad_enabled():
-        *_, d_logits, d_deltas = _differentiable(logits, deltas, *arguments, d_cls, d_box)
+        d_logits, d_deltas = _differentiable(logits, deltas, *arguments, d_cls, d_box)[3:]
     else:
         d_logits = [times(g, d_cls, cls_scale) for g in gradients[: len(logits)]]
         d_deltas = [times(g, d_box, box_scale) for g in gradients[len(logits) :]]

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import reference
+from .. import torch_ops as _ops
 from . import _check
-
-_ops = torch.ops.focaldet
+from .choices import REDUCTIONS, Reduction
 
 
 def softmax_focal_loss(
@@ -20,7 +20,7 @@ def softmax_focal_loss(
     labels: Tensor,  # int64 [...]
     alpha: float | Tensor = 0.25,
     gamma: float = 2.0,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Tensor:
     """alpha_t (1 - p_t)^gamma (-ln p_t) of each row, without a copy of the size of the logits.
 
@@ -47,7 +47,7 @@ def softmax_focal_loss(
         alpha * (1 - torch.exp(-ce)) ** gamma * ce
     """
     alpha, gamma, class_alpha = _arguments(inputs, labels, alpha, gamma)
-    _check.choice(reduction, "reduction", ("none", "sum", "mean"))
+    _check.choice(reduction, "reduction", REDUCTIONS)
     loss = _ops.softmax_focal_loss(inputs, labels, alpha, gamma, class_alpha)
     if reduction == "none":
         return loss.to(inputs.dtype)
@@ -108,7 +108,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     logits, labels, class_alpha = ctx.saved_tensors
-    d_logits = _ops.softmax_focal_loss_backward(grad, logits, labels, *ctx.numbers, class_alpha)
+    alpha, gamma = ctx.numbers
+    d_logits = _ops.softmax_focal_loss_backward(grad, logits, labels, alpha, gamma, class_alpha)
     return d_logits, None, None, None, None
 
 

@@ -16,7 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from ...ops import AnchorGrid, Anchors, retinanet_loss, retinanet_postprocess
-from ...ops.retinanet_loss import BOX_LOSSES
+from ...ops.choices import BOX_LOSSES
 from ._plan import Plan, Step, overridden
 from ._report import Replaced
 from ._swap import original

@@ -1,0 +1,4 @@
+version: str
+built_with_torch: str
+compiler: str
+simd_level: str
