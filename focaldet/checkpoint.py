@@ -110,7 +110,8 @@ def load_model(
     weights, description, _ = load_checkpoint(path)
     model = RetinaNet.from_config(description.model)
     load_weights(model, weights, path)
-    return model.to(device, memory_format=torch.channels_last).eval(), description
+    model = model.to(device).to(memory_format=torch.channels_last)
+    return model.eval(), description
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
@@ -132,7 +133,7 @@ def _digest(header: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -44,7 +44,7 @@ from .evaluate import (
 from .export import metadata, package, save
 from .files import read_json, read_lines, write_atomically
 from .models import RetinaNet
-from .models.backbones import TIMM, published_statistics
+from .models.backbones import TIMM, TimmBody, published_statistics
 from .ops import AnchorGrid
 from .train import BEST, LAST, Recipe, train
 from .weights import convert, load_body, read_source
@@ -221,7 +221,7 @@ def _statistics(args: argparse.Namespace) -> dict[str, Any]:
 def _load_body(model: RetinaNet, weights: str) -> None:
     if weights != "download":
         load_body(model, weights)
-    elif model.config["backbone"].startswith(TIMM):
+    elif isinstance(model.backbone.body, TimmBody):
         model.backbone.body.load()
     else:
         raise UserError(
@@ -249,11 +249,11 @@ def _device(name: str | None) -> str:
 def _warnings_in_one_line() -> Iterator[None]:
     """What was skipped goes to stderr without Python's file and line, clear of progress bars."""
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, SkippedBoxWarning | SkippedImageWarning):
             tqdm.write(f"focaldet: {message}", file=sys.stderr)
         else:
-            plain(message, category, *place)
+            plain(message, category, *place, **more)
 
     with warnings.catch_warnings():
         plain = warnings.showwarning

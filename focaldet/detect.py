@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from .checkpoint import load_model
 from .data import ImageError, eval_transform, read_image
 from .errors import UserError
 from .files import new_folder, write_atomically
-from .models import RetinaNet, for_inference
+from .models import Detection, RetinaNet, for_inference
 from .plots import Box, class_colour, draw_boxes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
@@ -30,15 +30,15 @@ def detect_batch(
     model: RetinaNet,
     images: Sequence[Tensor],  # [3, H, W] each, as eval_transform leaves them
     original_sizes: Sequence[tuple[int, int]],  # (height, width) before it
-) -> list[dict[str, Tensor]]:
+) -> list[Detection]:
     """Boxes in pixels of the original images, scores and labels of each image, on the CPU."""
     device = next(model.parameters()).device
-    found = model([image.to(device, non_blocking=True) for image in images])
-    results = []
+    found: list[Detection] = model([image.to(device, non_blocking=True) for image in images])
+    results: list[Detection] = []
     for image, (height, width), detections in zip(images, original_sizes, found, strict=True):
         ratio = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
-        results.append({name: value.cpu() for name, value in detections.items()})
-        results[-1]["boxes"] *= ratio
+        boxes, scores, labels = (detections[k].cpu() for k in ("boxes", "scores", "labels"))
+        results.append({"boxes": boxes * ratio, "scores": scores, "labels": labels})
     return results
 
 
@@ -137,7 +137,7 @@ def alike(items: Iterable[tuple[Hashable, T]], most: int) -> Iterator[list[T]]:
     yield from waiting.values()
 
 
-def boxes_of(items: dict[str, Tensor], class_names: Sequence[str]) -> list[Box]:
+def boxes_of(items: Mapping[str, Any], class_names: Sequence[str]) -> list[Box]:
     """What there is to draw of a detection, or of a target, which has no scores."""
     scores = items["scores"].tolist() if "scores" in items else [None] * len(items["labels"])
     rows = zip(items["boxes"].tolist(), items["labels"].tolist(), scores, strict=True)
@@ -147,7 +147,7 @@ def boxes_of(items: dict[str, Tensor], class_names: Sequence[str]) -> list[Box]:
     ]
 
 
-def coco_records(found: dict[str, Tensor], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def coco_records(found: Detection, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Detections in COCO's results form, but for the image id: bbox is [x, y, width, height]."""
     rows = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
     return [

@@ -49,7 +49,8 @@ class DetectionCore(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = batch.shape[-2:]
         padded = F.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE))
-        return tuple(self.model.detect(padded, image_sizes))
+        boxes, scores, labels, counts = self.model.detect(padded, image_sizes)
+        return boxes, scores, labels, counts
 
 
 def export(model: RetinaNet) -> ExportedProgram:
@@ -86,7 +87,9 @@ def export(model: RetinaNet) -> ExportedProgram:
     dynamic = {0: batch, 2: height, 3: width}, {0: batch}
     try:
         # A level of one row has a symbol as its height all the same, not the constant 1.
-        with torch.no_grad(), symbols.patch(backed_size_oblivious=True):
+        # (mypy: torch adds `patch` to its config modules when they are imported.)
+        patch = symbols.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+        with torch.no_grad(), patch:
             return torch.export.export(core, example, dynamic_shapes=dynamic)
     # Of some conditions on sizes torch fails to tell, by an AssertionError in their printing.
     except (torch._dynamo.exc.UserError, AssertionError) as error:

@@ -24,7 +24,7 @@ class History:
     def __init__(self, folder: Path, epochs_done: int = 0) -> None:
         """Goes on after `epochs_done` epochs: what was recorded of later ones is dropped."""
         self.folder = folder
-        self.file = folder / "metrics.jsonl"
+        self.file: Path = folder / "metrics.jsonl"
         self.records: list[dict[str, Any]] = []
         if epochs_done:
             lines = self.file.read_text().splitlines() if self.file.exists() else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +72,10 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.updates = 0
-        self.weights = {name: t.detach().clone() for name, t in model.state_dict().items()}
+        self.updates: int = 0
+        self.weights: dict[str, Tensor] = {
+            name: t.detach().clone() for name, t in model.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -92,7 +95,7 @@ class Average:
             self.weights[name].copy_(value)
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """`optimizer.load_state_dict` for a state read from a checkpoint.
 
     JSON turned the parameter numbers into strings, and the tensors came back contiguous: each is

@@ -73,7 +73,7 @@ def side_by_side(
     x = 4
     for label, name in enumerate(class_names):
         draw.text((x, bar + height + 3), name, fill=class_colour(label), font=font)
-        x += font.getbbox(name)[2] + 2 * gap
+        x += round(font.getbbox(name)[2]) + 2 * gap
     return sheet
 
 

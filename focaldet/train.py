@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .checkpoint import Description, load_checkpoint, load_weights, save_checkpoint
-from .data import Batches, DetectionDataset
+from .data import Batches, DetectionDataset, Target
 from .errors import UserError
 from .evaluate import Scores, evaluate_model
 from .history import History
@@ -118,7 +118,7 @@ class _Run:
     ) -> None:
         self.recipe, self.device = recipe, device
         # channels_last: what cuDNN's and bfloat16 convolutions prefer; the losses read it in place.
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         use_winograd(self.model)
         self.optimizer = make_optimizer(
             model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size
@@ -170,7 +170,7 @@ class _Run:
         }
 
     def train_step(
-        self, images: list[Tensor], targets: list[dict[str, Any]], dataset: DetectionDataset
+        self, images: list[Tensor], targets: list[Target], dataset: DetectionDataset
     ) -> dict[str, Any]:
         """One update; returns its record."""
         factor = schedule_factor(
@@ -183,7 +183,7 @@ class _Run:
             group["lr"] = peak * factor
         losses = self._losses(images, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        (losses.classification + losses.bbox_regression).backward()
+        torch.autograd.backward(losses.classification + losses.bbox_regression)
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), self.recipe.clip_norm or math.inf
         ).item()
@@ -211,7 +211,7 @@ class _Run:
             self.average.update(self.model)
         return record
 
-    def _losses(self, images: list[Tensor], targets: list[dict[str, Any]]) -> Losses:
+    def _losses(self, images: list[Tensor], targets: list[Target]) -> Losses:
         images = [image.to(self.device, non_blocking=True) for image in images]
         batch, _, scales = self.model.transform.images(images)
         packed = self.model.transform.targets(targets, scales, self.model.num_classes)

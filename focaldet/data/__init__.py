@@ -6,7 +6,7 @@ for images, targets in Batches(dataset, batch_size=8, workers=2, shuffle=True).e
 """
 
 from .coco import CocoDataset
-from .dataset import DetectionDataset, SkippedBoxWarning, SkippedImageWarning, Table
+from .dataset import DetectionDataset, SkippedBoxWarning, SkippedImageWarning, Table, Target
 from .images import ImageError, read_image
 from .loader import Batches, collate
 from .scenes import generate_scenes
@@ -32,6 +32,7 @@ __all__ = [
     "SkippedBoxWarning",
     "SkippedImageWarning",
     "Table",
+    "Target",
     "ToTensor",
     "VerticalFlip",
     "VocDataset",

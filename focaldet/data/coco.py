@@ -66,8 +66,8 @@ def read_coco(annotation_file: str | Path) -> Table:
     object_ids = annotations.ids()
     expected = "four numbers, [x, y, width, height] in pixels"
     boxes = np.array(annotations.column("bbox", _is_box, expected), np.float64).reshape(-1, 4)
-    areas = annotations.column("area", _is_area, "a number >= 0", default=None)
-    areas = np.array(areas, np.float64)  # None: NaN
+    given = annotations.column("area", _is_area, "a number >= 0", default=None)
+    areas = np.array(given, np.float64)  # None: NaN
     with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite
         areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
     crowd = annotations.column("iscrowd", lambda value: value in (0, 1), "0 or 1", default=0)
@@ -101,10 +101,12 @@ def _sections(annotation_file: str | Path) -> dict[str, list[Any]]:
         raise UserError(f"{name} is not JSON ({error}); {expected}") from None
     if not isinstance(content, dict):
         raise UserError(f"{name} holds {_shown(content)}; {expected}")
-    sections = {key: content.get(key) for key in ("images", "annotations", "categories")}
-    for key, entries in sections.items():
+    sections: dict[str, list[Any]] = {}
+    for key in ("images", "annotations", "categories"):
+        entries = content.get(key)
         if not isinstance(entries, list):
             raise UserError(f"{name} has no list {key!r}; {expected}")
+        sections[key] = entries
     return sections
 
 

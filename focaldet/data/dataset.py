@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -54,7 +54,17 @@ class Table:
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
-class DetectionDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
+class Target(TypedDict):
+    """What an item holds beside its image: see `DetectionDataset`."""
+
+    boxes: Tensor
+    labels: Tensor
+    image_id: int
+    original_size: tuple[int, int]
+    size: tuple[int, int]
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     """Images with boxes, as the detector takes them.
 
     ``dataset[i]`` is ``(image, target)``: image float32 [3, H, W], RGB in [0, 1], after the
@@ -108,7 +118,7 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
         images = np.arange(len(table.image_ids) + 1)
         self._splits = np.searchsorted(table.image_rows[rows], images).tolist()
 
-        self.image_folder = Path(image_folder)
+        self.image_folder: Path = Path(image_folder)
         self.transform: Transform = transform or ToTensor()
         self.skip_bad_images = skip_bad_images
         self.skipped: dict[int, str] = {}  # index of a bad image -> what is wrong with it
@@ -121,12 +131,12 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self._table.image_ids)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         return self.sample(index % len(self), seeded_generator(0, 0, index % len(self)))
 
-    def sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def sample(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         """Item `index`, or with `skip_bad_images` the first readable one from there on, cyclic.
 
         A function of the files and the generator, hence the same in every worker.
@@ -143,18 +153,18 @@ class DetectionDataset(Dataset[tuple[Tensor, dict[str, Any]]]):
                 self.note_skipped(candidate, str(error))
         raise UserError(f"none of the {len(self)} images of {self._table.source} can be read")
 
-    def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
+    def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         """Item `index` with the transform's random choices drawn from `generator`."""
         picture = self.read(index)
         rows = slice(self._splits[index], self._splits[index + 1])
         # Cloned: what the caller does to a target is not done to the data set.
         image, boxes = self.transform(picture, self._boxes[rows].clone(), generator)
-        target = {
+        target: Target = {
             "boxes": boxes,
             "labels": self._labels[rows].clone(),
             "image_id": self._table.image_ids[index],
             "original_size": (picture.height, picture.width),
-            "size": tuple(image.shape[-2:]),
+            "size": (image.shape[-2], image.shape[-1]),
         }
         return image, target
 

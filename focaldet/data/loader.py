@@ -11,18 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from .dataset import DetectionDataset, SkippedImageWarning
+from .dataset import DetectionDataset, SkippedImageWarning, Target
 from .images import ImageError
 from .transforms import seeded_generator
 
-Target = dict[str, Any]
+Item = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
+# What a worker sends: the items of a batch or an error, and the images skipped so far.
+_Loaded = tuple[list[Item] | UserError, dict[int, str]]
 
 
-def collate(items: Sequence[tuple[Tensor, Target]]) -> Batch:
+def collate(items: Sequence[Item]) -> Batch:
     """Items to (list of images, list of targets): images keep their own sizes."""
     return [image for image, _ in items], [target for _, target in items]
 
@@ -63,9 +65,12 @@ class Batches:
                 "expected batch_size >= 1, workers >= 0, seed >= 0, "
                 f"got {batch_size}, {workers}, {seed}"
             )
-        self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
+        self.dataset: DetectionDataset = dataset
+        self.batch_size: int = batch_size
+        self.seed: int = seed
+        self.shuffle: bool = shuffle
         self._plan: list[list[tuple[int, int]]] = []  # keys (epoch, index) of the running epoch
-        self._loader = DataLoader(
+        self._loader: DataLoader[_Loaded] = DataLoader(
             _Items(dataset, seed, replace=shuffle),
             batch_sampler=self._plan,
             num_workers=workers,
@@ -103,7 +108,7 @@ class Batches:
         return self.epoch(0)
 
 
-class _Items:
+class _Items(Dataset[_Loaded]):
     """What the workers run: keys of one batch to its items, as (items or error, skipped images).
 
     Errors travel as values, because torch would raise them again with a worker's traceback inside
@@ -114,10 +119,8 @@ class _Items:
     def __init__(self, dataset: DetectionDataset, seed: int, *, replace: bool) -> None:
         self.dataset, self.seed, self.replace = dataset, seed, replace
 
-    def __getitems__(
-        self, keys: Sequence[tuple[int, int]]
-    ) -> tuple[list[tuple[Tensor, Target]] | UserError, dict[int, str]]:
-        items = []
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> _Loaded:
+        items: list[Item] = []
         try:
             for epoch, index in keys:
                 generator = seeded_generator(self.seed, epoch, index)

@@ -128,7 +128,7 @@ def draw_scene(
 
 def _write(folder: Path, images: int, seed: int, **style: Any) -> None:
     (folder / "images").mkdir(parents=True)
-    content = {
+    content: dict[str, Any] = {
         "info": {"description": f"focaldet generated scenes, seed {seed}"},
         "images": [],
         "annotations": [],
@@ -185,11 +185,13 @@ def _distance(
     nearest edge line stands in for that to the corner.
     """
     if sides == 0:
-        return np.hypot(u, v) - diameter / 2
+        distance: np.ndarray = np.hypot(u, v) - diameter / 2
+        return distance
     # n triangles of height a (the apothem) and base 2 a tan(pi / n) make up the polygon.
     apothem = diameter / 2 * np.sqrt(np.pi / (sides * np.tan(np.pi / sides)))
     normals = angle + 2 * np.pi / sides * np.arange(sides)
-    return np.max([u * np.cos(a) + v * np.sin(a) for a in normals], axis=0) - apothem
+    distance = np.max([u * np.cos(a) + v * np.sin(a) for a in normals], axis=0) - apothem
+    return distance
 
 
 def _blend(
@@ -211,7 +213,9 @@ def _background(random: np.random.RandomState, size: int) -> np.ndarray:
     for cells, strength in ((4, 0.08), (max(2, size // 10), 0.03)):
         for channel in range(3):
             coarse = Image.fromarray(random.normal(0, strength, (cells, cells)).astype(np.float32))
-            canvas[..., channel] += np.asarray(coarse.resize((size, size), Image.BICUBIC))
+            canvas[..., channel] += np.asarray(
+                coarse.resize((size, size), Image.Resampling.BICUBIC)
+            )
     return canvas
 
 

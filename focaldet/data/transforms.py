@@ -32,7 +32,7 @@ class Compose:
     """Apply transforms one after the other."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = tuple(transforms)
+        self.transforms: tuple[Transform, ...] = tuple(transforms)
 
     def __call__(self, image: Any, boxes: Tensor, generator: torch.Generator) -> tuple[Any, Tensor]:
         for transform in self.transforms:
@@ -50,7 +50,8 @@ class Resize:
     def __init__(self, min_size: int, max_size: int) -> None:
         if not 0 < min_size <= max_size:
             raise ValueError(f"expected 0 < min_size <= max_size, got {min_size} and {max_size}")
-        self.min_size, self.max_size = min_size, max_size
+        self.min_size: int = min_size
+        self.max_size: int = max_size
 
     def __call__(
         self, image: Image.Image, boxes: Tensor, generator: torch.Generator
@@ -68,7 +69,7 @@ class HorizontalFlip:
     """Mirror left and right with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = _probability(p)
+        self.p: float = _probability(p)
 
     def __call__(
         self, image: Image.Image, boxes: Tensor, generator: torch.Generator
@@ -84,7 +85,7 @@ class VerticalFlip:
     """Mirror top and bottom with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = _probability(p)
+        self.p: float = _probability(p)
 
     def __call__(
         self, image: Image.Image, boxes: Tensor, generator: torch.Generator

@@ -90,8 +90,8 @@ def read_voc(root: str | Path, split: str, classes: Sequence[str] | None = None)
             f"class {names[row]!r}; expected one of {', '.join(classes)}"
         )
 
-    corners = np.array(corners, np.float64).reshape(-1, 4)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    ends = np.array(corners, np.float64).reshape(-1, 4)
+    boxes = np.concatenate([ends[:, :2], ends[:, 2:] - ends[:, :2]], axis=1)
     return Table(
         source=str(split_file),
         image_ids=list(range(1, len(stems) + 1)),

@@ -1,6 +1,16 @@
 """RetinaNet on the operators of `focaldet.ops`."""
 
 from .inference import for_inference
-from .retinanet import V2, RetinaNet
+from .retinanet import V2, Detection, Detections, LossDict, Losses, RetinaNet
+from .transform import GroundTruth
 
-__all__ = ["V2", "RetinaNet", "for_inference"]
+__all__ = [
+    "V2",
+    "Detection",
+    "Detections",
+    "GroundTruth",
+    "LossDict",
+    "Losses",
+    "RetinaNet",
+    "for_inference",
+]

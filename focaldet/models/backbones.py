@@ -68,9 +68,10 @@ class TimmBody(nn.Module):
                 f"backbone timm/{name}: expected feature maps of strides {STRIDES}, it has "
                 f"{tuple(reductions)}"
             )
-        self.indices = tuple(reductions.index(stride) for stride in STRIDES)
-        self.model = _create(name, out_indices=self.indices)
-        self.out_channels = tuple(self.model.feature_info.channels())
+        self.indices: tuple[int, ...] = tuple(reductions.index(stride) for stride in STRIDES)
+        model = _create(name, out_indices=self.indices)
+        self.model: nn.Module = model
+        self.out_channels: tuple[int, ...] = tuple(model.feature_info.channels())
         self._probe()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +157,7 @@ def _known(name: str) -> str:
     return name
 
 
-def _create(name: str, **options: Any) -> nn.Module:
+def _create(name: str, **options: Any) -> Any:
     """timm's model as features; its own errors in one line."""
     try:
         return _timm().create_model(_known(name), features_only=True, **options)

@@ -23,24 +23,25 @@ class FeaturePyramid(nn.Module):
         p7_relu: bool = True,
     ) -> None:
         super().__init__()
-        self.p6_from, self.p7_relu = p6_from, p7_relu
+        self.p6_from: str = p6_from
+        self.p7_relu: bool = p7_relu
         # Sequentials of one, for torchvision's parameter names end in ".0".
-        self.inner_blocks = nn.ModuleList(
+        self.inner_blocks: nn.ModuleList = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, channels, 1)) for c in in_channels
         )
-        self.layer_blocks = nn.ModuleList(
+        self.layer_blocks: nn.ModuleList = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)) for _ in in_channels
         )
         p6_channels = in_channels[-1] if p6_from == "c5" else channels
-        self.extra_blocks = nn.ModuleDict(
+        self.extra_blocks: nn.ModuleDict = nn.ModuleDict(
             {
                 "p6": nn.Conv2d(p6_channels, channels, 3, stride=2, padding=1),
                 "p7": nn.Conv2d(channels, channels, 3, stride=2, padding=1),
             }
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # Xavier by fan-in, the FPN's authors' own choice
-                nn.init.kaiming_uniform_(module.weight, a=1)
+            if isinstance(module, nn.Conv2d) and module.bias is not None:  # all have one
+                nn.init.kaiming_uniform_(module.weight, a=1)  # Xavier by fan-in, as FPN's authors
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -61,4 +62,5 @@ class BodyWithFPN(nn.Module):
         self.fpn = fpn
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self.fpn(self.body(images))
+        levels: list[Tensor] = self.fpn(self.body(images))
+        return levels

@@ -17,18 +17,19 @@ def _tower(channels: int, depth: int, norm: str | None) -> nn.Sequential:
     """`depth` 3x3 convolutions with ReLU; with norm "group" a GroupNorm replaces each bias."""
     tower = nn.Sequential()
     for _ in range(depth):
-        layers: list[nn.Module] = [_conv3x3(channels, channels, bias=norm is None)]
+        layers: list[nn.Module] = [_conv3x3(channels, channels, 0.0 if norm is None else None)]
         if norm == "group":
             layers.append(group_norm(channels))
         tower.append(nn.Sequential(*layers, nn.ReLU(inplace=True)))
     return tower
 
 
-def _conv3x3(inputs: int, outputs: int, bias: bool = True) -> nn.Conv2d:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+def _conv3x3(inputs: int, outputs: int, bias: float | None = 0.0) -> nn.Conv2d:
+    """`bias`: the value that it starts from; None: there is none."""
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias is not None)
     nn.init.normal_(conv.weight, std=SIGMA)
-    if bias:
-        nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias or 0.0)
     return conv
 
 
@@ -39,12 +40,13 @@ class ClassificationHead(nn.Module):
         self, channels: int, num_anchors: int, num_classes: int, depth: int, norm: str | None
     ) -> None:
         super().__init__()
-        self.conv = _tower(channels, depth, norm)
-        self.cls_logits = _conv3x3(channels, num_anchors * num_classes)
-        nn.init.constant_(self.cls_logits.bias, -math.log((1 - PRIOR) / PRIOR))
+        self.conv: nn.Sequential = _tower(channels, depth, norm)
+        prior_logit = -math.log((1 - PRIOR) / PRIOR)
+        self.cls_logits: nn.Conv2d = _conv3x3(channels, num_anchors * num_classes, prior_logit)
 
     def forward(self, level: Tensor) -> Tensor:
-        return self.cls_logits(self.conv(level))
+        logits: Tensor = self.cls_logits(self.conv(level))
+        return logits
 
 
 class RegressionHead(nn.Module):
@@ -52,11 +54,12 @@ class RegressionHead(nn.Module):
 
     def __init__(self, channels: int, num_anchors: int, depth: int, norm: str | None) -> None:
         super().__init__()
-        self.conv = _tower(channels, depth, norm)
-        self.bbox_reg = _conv3x3(channels, num_anchors * 4)
+        self.conv: nn.Sequential = _tower(channels, depth, norm)
+        self.bbox_reg: nn.Conv2d = _conv3x3(channels, num_anchors * 4)
 
     def forward(self, level: Tensor) -> Tensor:
-        return self.bbox_reg(self.conv(level))
+        deltas: Tensor = self.bbox_reg(self.conv(level))
+        return deltas
 
 
 class RetinaNetHead(nn.Module):
@@ -64,6 +67,9 @@ class RetinaNetHead(nn.Module):
 
     The operators read the maps as they are: nothing is permuted or concatenated.
     """
+
+    classification_head: ClassificationHead
+    regression_head: RegressionHead
 
     def __init__(
         self,

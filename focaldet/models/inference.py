@@ -62,10 +62,13 @@ def _fold_children(module: nn.Module) -> None:
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | FrozenBatchNorm) -> None:
     """Computed in float64: the result is rounded once."""
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise ValueError("expected a norm with running statistics, to fold it")
+    scale = norm.weight.double() / (variance.double() + norm.eps).sqrt()
     weight = conv.weight.double() * scale[:, None, None, None]
     offset = 0 if conv.bias is None else conv.bias.double()
-    bias = norm.bias.double() + (offset - norm.running_mean.double()) * scale
+    bias = norm.bias.double() + (offset - mean.double()) * scale
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,26 +23,34 @@ from ..ops import (
     sigmoid_focal_loss,
 )
 from ..ops._overwrite import refusal
+from ..ops.choices import LowQuality, Mode, Normalizer
 
 Loss = Callable[..., tuple[Tensor, Tensor, Tensor]]  # classification, box regression, n_foreground
 
-LOSSES = ("focal", "cross_entropy", "balanced_cross_entropy", "ohem", "ohem_1to3")
+LossName = Literal["focal", "cross_entropy", "balanced_cross_entropy", "ohem", "ohem_1to3"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 
 def make_loss(
-    name: str, *, alpha: float, gamma: float, ohem_batch: int, ohem_nms_thresh: float, **shared: Any
+    name: LossName,
+    *,
+    alpha: float,
+    gamma: float,
+    ohem_batch: int,
+    ohem_nms_thresh: float,
+    **shared: Any,
 ) -> Loss:
     """The loss called `name`, one of LOSSES, called as `ohem_loss` is, without its keywords.
 
     `shared` holds what all of them take: fg_iou, bg_iou, low_quality, box_loss, beta, normalizer.
     """
-    mining = {"keep": ohem_batch, "nms_iou": ohem_nms_thresh}
+    mined = partial(ohem_loss, keep=ohem_batch, nms_iou=ohem_nms_thresh, **shared)
     return {
         "focal": partial(consuming_loss, alpha=alpha, gamma=gamma, **shared),
         "cross_entropy": partial(consuming_loss, alpha=-1.0, gamma=0.0, **shared),
         "balanced_cross_entropy": partial(consuming_loss, alpha=alpha, gamma=0.0, **shared),
-        "ohem": partial(ohem_loss, **mining, **shared),
-        "ohem_1to3": partial(ohem_loss, **mining, one_to_three=True, **shared),
+        "ohem": mined,
+        "ohem_1to3": partial(mined, one_to_three=True),
     }[name]
 
 
@@ -56,7 +64,7 @@ def consuming_loss(
     """
     maps = [*cls_logits, *box_deltas]
     free = maps[0].device.type == "cpu" and refusal(maps) is None
-    mode = "overwrite" if free else None
+    mode: Mode | None = "overwrite" if free else None
     return retinanet_loss(cls_logits, box_deltas, *truth, mode=mode, **settings)
 
 
@@ -73,8 +81,8 @@ def ohem_loss(
     one_to_three: bool = False,
     fg_iou: float = 0.5,
     bg_iou: float = 0.4,
-    low_quality: str = "torchvision",
-    normalizer: str | Tensor = "batch",
+    low_quality: LowQuality = "torchvision",
+    normalizer: Normalizer | Tensor = "batch",
     **box: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Online hard example mining (Shrivastava et al. 2016) as in section 5.1 and Table 1d.
@@ -86,7 +94,6 @@ def ohem_loss(
     `retinanet_loss`. Mining needs the loss of every anchor as a tensor: this is a baseline to
     compare with, and costs the memory that `retinanet_loss` saves.
     """
-    matching = {"fg_iou": fg_iou, "bg_iou": bg_iou, "low_quality": low_quality}
     _, box_regression, n_foreground = retinanet_loss(
         [level.detach() for level in cls_logits],
         box_deltas,
@@ -94,11 +101,13 @@ def ohem_loss(
         gt_boxes,
         gt_labels,
         gt_splits,
-        **matching,
-        **box,
+        fg_iou=fg_iou,
+        bg_iou=bg_iou,
+        low_quality=low_quality,
         normalizer=normalizer,
+        **box,
     )
-    match = match_anchors(anchors, gt_boxes, gt_splits, **matching)  # [B, N]
+    match = match_anchors(anchors, gt_boxes, gt_splits, fg_iou, bg_iou, low_quality)  # [B, N]
     foreground = match >= 0
     rows = gt_splits[:-1, None] + match.clamp(min=0)
     # One label more than there are, so that images without boxes have a row to point at.
@@ -107,7 +116,7 @@ def ohem_loss(
     num_anchors = box_deltas[0].shape[1] // 4
     logits = torch.cat(
         [
-            level.unflatten(1, (num_anchors, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+            torch.unflatten(level, 1, (num_anchors, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
             for level in cls_logits
         ],
         dim=1,
@@ -137,9 +146,10 @@ def ohem_loss(
     total = (loss.gather(1, picked) * kept).sum(1)  # [B]
 
     per_image = foreground.sum(1)
-    if normalizer == "image":
+    if isinstance(normalizer, Tensor):
+        classification = total.sum() / normalizer
+    elif normalizer == "image":
         classification = (total / per_image.clamp(min=1)).sum() / max(1, len(total))
     else:
-        batch = per_image.sum().clamp(min=1)
-        classification = total.sum() / (batch if normalizer == "batch" else normalizer)
+        classification = total.sum() / per_image.sum().clamp(min=1)
     return classification, box_regression, n_foreground

@@ -26,6 +26,11 @@ class FrozenBatchNorm(nn.Module):
     `nn.BatchNorm2d` and of torchvision's `FrozenBatchNorm2d` load with strict=True.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
@@ -39,7 +44,7 @@ class FrozenBatchNorm(nn.Module):
             x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
         )
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(f"{prefix}num_batches_tracked", None)  # BatchNorm2d's, of no use here
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -75,10 +80,10 @@ class BasicBlock(nn.Module):
         self, inputs: int, planes: int, stride: int, shortcut: nn.Module | None, norm: Norm
     ) -> None:
         super().__init__()
-        self.conv1 = _conv(inputs, planes, 3, stride)
-        self.bn1 = norm(planes)
-        self.conv2 = _conv(planes, planes, 3)
-        self.bn2 = norm(planes)
+        self.conv1: nn.Conv2d = _conv(inputs, planes, 3, stride)
+        self.bn1: nn.Module = norm(planes)
+        self.conv2: nn.Conv2d = _conv(planes, planes, 3)
+        self.bn2: nn.Module = norm(planes)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,12 +109,12 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
-        self.conv1 = _conv(inputs, planes, 1, first)
-        self.bn1 = norm(planes)
-        self.conv2 = _conv(planes, planes, 3, second)
-        self.bn2 = norm(planes)
-        self.conv3 = _conv(planes, planes * self.expansion, 1)
-        self.bn3 = norm(planes * self.expansion)
+        self.conv1: nn.Conv2d = _conv(inputs, planes, 1, first)
+        self.bn1: nn.Module = norm(planes)
+        self.conv2: nn.Conv2d = _conv(planes, planes, 3, second)
+        self.bn2: nn.Module = norm(planes)
+        self.conv3: nn.Conv2d = _conv(planes, planes * self.expansion, 1)
+        self.bn3: nn.Module = norm(planes * self.expansion)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,6 +143,11 @@ class ResNet(nn.Module):
     variant without bottlenecks.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         variant: str = "resnet50",
@@ -147,21 +157,20 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         kind, depths = VARIANTS[variant]
+        block: Callable[..., BasicBlock | Bottleneck] = kind
         if kind is Bottleneck:
             block = partial(kind, stride_in=stride_in)
-        elif stride_in == "3x3":
-            block = kind
-        else:
+        elif stride_in != "3x3":
             raise ValueError(f"stride_in: {variant} has no 1x1 convolution to put the stride in")
         norm_layer = NORMS[norm]
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = norm_layer(width)
+        self.conv1: nn.Conv2d = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1: nn.Module = norm_layer(width)
 
         channels = width
-        stages = []
+        stages: list[nn.Sequential] = []
         for i, depth in enumerate(depths):
             planes = width * 2**i
-            blocks = []
+            blocks: list[nn.Module] = []
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
                 outputs = planes * kind.expansion
@@ -174,7 +183,11 @@ class ResNet(nn.Module):
                 channels = outputs
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.out_channels = (channels // 4, channels // 2, channels)  # of C3, C4, C5
+        self.out_channels: tuple[int, int, int] = (
+            channels // 4,
+            channels // 2,
+            channels,
+        )  # of C3, C4, C5
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. 2015, "Delving Deep into Rectifiers"

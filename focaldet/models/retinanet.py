@@ -6,17 +6,18 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor, nn
 
 from ..ops import AnchorGrid, Anchors, retinanet_postprocess
+from ..ops.choices import BoxLoss, LowQuality, Normalizer
 from .backbones import check_backbone, make_body
 from .fpn import BodyWithFPN, FeaturePyramid
 from .head import RetinaNetHead
-from .losses import LOSSES, make_loss
+from .losses import LOSSES, Loss, LossName, make_loss
 from .resnet import NORMS, STRIDES_IN
-from .transform import Transform
+from .transform import GroundTruth, Transform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,6 +30,21 @@ class Losses(NamedTuple):
     classification: Tensor  # []
     bbox_regression: Tensor  # []
     n_foreground: Tensor  # int64: the foreground anchors that the losses are normalised by
+
+
+class LossDict(TypedDict):
+    """What the model gives in training: scalars."""
+
+    classification: Tensor
+    bbox_regression: Tensor
+
+
+class Detection(TypedDict):
+    """What the model gives in evaluation, for each image: n boxes by falling score."""
+
+    boxes: Tensor  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image
+    scores: Tensor  # float32 [n]
+    labels: Tensor  # int64 [n]
 
 
 class Detections(NamedTuple):
@@ -87,6 +103,11 @@ class RetinaNet(nn.Module):
     """
 
     keep_maps = False
+    config: dict[str, Any]
+    transform: Transform
+    backbone: BodyWithFPN
+    head: RetinaNetHead
+    criterion: Loss
 
     def __init__(
         self,
@@ -112,15 +133,15 @@ class RetinaNet(nn.Module):
         topk_candidates: int = 1000,
         fg_iou_thresh: float = 0.5,
         bg_iou_thresh: float = 0.4,
-        low_quality: str = "torchvision",
-        loss: str = "focal",
+        low_quality: LowQuality = "torchvision",
+        loss: LossName = "focal",
         alpha: float = 0.25,
         gamma: float = 2.0,
         ohem_batch: int = 512,
         ohem_nms_thresh: float = 0.7,
-        box_loss: str = "smooth_l1",
+        box_loss: BoxLoss = "smooth_l1",
         beta: float = 0.1,
-        normalizer: str = "batch",
+        normalizer: Normalizer = "batch",
     ) -> None:
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -184,7 +205,8 @@ class RetinaNet(nn.Module):
         """A config of an earlier version, with the defaults of the arguments added since."""
         parameters = inspect.signature(cls).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        return json.loads(json.dumps(defaults)) | config
+        plain: dict[str, Any] = json.loads(json.dumps(defaults))
+        return plain | config
 
     # The core: tensors in, tensors out.
 
@@ -193,7 +215,8 @@ class RetinaNet(nn.Module):
 
         class logits [B, A*K, H_l, W_l] and box deltas [B, A*4, H_l, W_l].
         """
-        return self.head(self.backbone(batch))
+        maps: tuple[list[Tensor], list[Tensor]] = self.head(self.backbone(batch))
+        return maps
 
     def anchors(self, maps: list[Tensor], batch: Tensor) -> Anchors:
         sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
@@ -228,8 +251,10 @@ class RetinaNet(nn.Module):
     # The wrapper: torchvision's calling convention.
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[GroundTruth | dict[str, Tensor]] | None = None,
+    ) -> LossDict | list[Detection]:
         batch, sizes, scales = self.transform.images(images)
         if self.training:
             if targets is None:

@@ -7,7 +7,7 @@ either give the same boxes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,13 @@ class Targets(NamedTuple):
     boxes: Tensor  # [T, 4], in the batch's pixels
     labels: Tensor  # int64 [T]
     splits: Tensor  # int64 [B + 1]: image i has rows splits[i] to splits[i + 1]
+
+
+class GroundTruth(TypedDict):
+    """A target: what is to be found on an image. It may hold more."""
+
+    boxes: Tensor  # floating [n, 4]: x1, y1, x2, y2 in pixels of the image
+    labels: Tensor  # int64 [n]
 
 
 class Transform(nn.Module):
@@ -93,7 +100,7 @@ class Transform(nn.Module):
         return Images(batch, new.to(batch.device), scales.to(batch.device))
 
     def targets(
-        self, targets: Sequence[dict[str, Tensor]], scales: Tensor, num_classes: int
+        self, targets: Sequence[GroundTruth | dict[str, Tensor]], scales: Tensor, num_classes: int
     ) -> Targets:
         """Raises ValueError, with image and row, for targets that cannot be trained on.
 
@@ -123,7 +130,7 @@ def _check_image(i: int, image: Tensor) -> None:
         raise ValueError(f"images[{i}]: expected {form}, got {image.dtype} {list(image.shape)}")
 
 
-def _check_target(i: int, target: dict[str, Tensor], num_classes: int) -> None:
+def _check_target(i: int, target: object, num_classes: int) -> None:
     entries = target if isinstance(target, dict) else {}
     boxes, labels = entries.get("boxes"), entries.get("labels")
     if not isinstance(boxes, Tensor) or not isinstance(labels, Tensor):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,12 @@ class _Matrices(NamedTuple):
 @cache
 def _matrices() -> _Matrices:
     """From evaluation at POINTS: a product of polynomials is one of their values (Toom, Cook)."""
-    double = {"dtype": torch.float64, "device": "cpu"}  # whatever torch's defaults are
-    points = torch.tensor(POINTS, **double)[:, None]
+    # dtype and device: whatever torch's defaults are.
+    points = torch.tensor(POINTS, dtype=torch.float64, device="cpu")[:, None]
 
     def values(degree: int) -> Tensor:
         """What takes coefficients to values; at infinity that is the last coefficient."""
-        at_infinity = torch.eye(degree, **double)[-1:]
+        at_infinity = torch.eye(degree, dtype=torch.float64, device="cpu")[-1:]
         return torch.cat([points ** torch.arange(degree, device="cpu"), at_infinity])
 
     inputs = torch.linalg.inv(values(IN)).T
@@ -203,22 +203,24 @@ def winograd_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
 
 
 @winograd_conv2d.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, transformed: Tensor | None = None):
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, transformed: Tensor | None = None
+) -> Tensor:
     return _empty_result(x, weight)
 
 
 @winograd_weight_gradient.register_fake
-def _(x: Tensor, grad: Tensor):
+def _(x: Tensor, grad: Tensor) -> Tensor:
     return x.new_empty(grad.shape[1], x.shape[1], 3, 3)
 
 
-def _save(ctx, inputs, output) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, _ = inputs
     ctx.has_bias = bias is not None
     ctx.save_for_backward(x, weight)
 
 
-def _backward(ctx, grad: Tensor):
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     for_x = for_weight = for_bias = None
     if ctx.needs_input_grad[0]:  # the same with the kernel turned round
@@ -237,6 +239,10 @@ class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1, with the parameters of another, that takes Winograd's way
     where that is possible and faster: float32 maps on the CPU, outside of autocast, not tiny."""
 
+    weight: Tensor
+    bias: Tensor | None
+    transformed: Tensor | None
+
     def __init__(self, conv: nn.Conv2d) -> None:
         bias = conv.bias is not None
         super().__init__(
@@ -251,7 +257,7 @@ class WinogradConv2d(nn.Conv2d):
         """Transforms the weight once and for all: from now on it must not change."""
         self.transformed = transform_weight(self.weight.detach())
 
-    def _load_from_state_dict(self, *arguments) -> None:
+    def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
         if self.transformed is not None:
             self.freeze()
@@ -270,7 +276,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pays(x):
-            return winograd_conv2d(x, self.weight, self.bias, self.transformed)
+            result: Tensor = winograd_conv2d(x, self.weight, self.bias, self.transformed)
+            return result
         return super().forward(x)
 
 

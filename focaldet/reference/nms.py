@@ -57,7 +57,7 @@ def soft_nms(
     group are multiplied by what its IoU with them says. A score below min_score, which is at least
     0, is out."""
     boxes, scores, groups, valid = _prepared(boxes, scores, idxs)
-    threshold, sigma, least = (
+    threshold, spread, least = (
         torch.tensor(number, dtype=boxes.dtype, device=boxes.device)
         for number in (iou_threshold, sigma, min_score)
     )
@@ -73,7 +73,7 @@ def soft_nms(
         if method == "linear":
             weight = torch.where(overlap > threshold, 1 - overlap, 1)
         else:
-            weight = torch.where(overlap > 0, torch.exp(-(overlap * overlap) / sigma), 1)
+            weight = torch.where(overlap > 0, torch.exp(-(overlap * overlap) / spread), 1)
         scores[rows] *= weight
         alive &= scores >= least
     kept = torch.tensor(keep, dtype=torch.int64, device=boxes.device)

@@ -49,9 +49,9 @@ def architecture_of(weights: Mapping[str, Tensor], settings: dict[str, Any]) -> 
     } | settings
     p6 = weights.get("backbone.fpn.extra_blocks.p6.weight")
     c5 = weights.get("backbone.fpn.inner_blocks.2.0.weight")
-    convolutions = all(weight is not None and weight.dim() == 4 for weight in (p6, c5))
-    if convolutions and c5.shape[1] != fpn_channels:
-        arguments["p6_from"] = "p5" if p6.shape[1] == fpn_channels else "c5"
+    if p6 is not None and c5 is not None and p6.dim() == c5.dim() == 4:
+        if c5.shape[1] != fpn_channels:
+            arguments["p6_from"] = "p5" if p6.shape[1] == fpn_channels else "c5"
     if VARIANTS[arguments["backbone"]][0] is not Bottleneck:
         arguments["stride_in"] = "3x3"  # a basic block begins with a 3x3, in every style
     return arguments

@@ -13,10 +13,11 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+Order = Literal["C", "F"]
 KINDS = frozenset("?bhilqBHILQefd")  # type characters of bools, integers and floats
 
 
@@ -52,11 +53,12 @@ class _Type:
     """Stands for a dtype while its pickle is read."""
 
     def __init__(self, code: str, *_: Any) -> None:
-        self.type = np.dtype(str(code)) if str(code)[1:].isdigit() else None
-        if self.type is None or self.type.char not in KINDS:
+        numeric = str(code)[1:].isdigit()
+        if not numeric or np.dtype(str(code)).char not in KINDS:
             raise _Refused(f"it holds an array of type {code!r}, where numbers are read")
+        self.type: np.dtype[Any] = np.dtype(str(code))
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] in ("<", ">"):  # the byte order; the rest describes types that are refused
             self.type = self.type.newbyteorder(state[1])
 
@@ -66,19 +68,20 @@ class _Array:
 
     array: np.ndarray | None = None
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, fortran, content = state
         if isinstance(content, str):  # written by Python 2
             content = content.encode("latin1")
         self.array = _array(content, kind, shape, "F" if fortran else "C")
 
 
-def _array(content: bytes, kind: _Type, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+def _array(content: bytes, kind: _Type, shape: tuple[int, ...], order: Order = "C") -> np.ndarray:
     shape = tuple(int(side) for side in shape)
     if min(shape, default=0) < 0 or math.prod(shape) * kind.type.itemsize != len(content):
         raise _Refused(f"it holds an array {shape} in {len(content)} bytes")
     flat = np.frombuffer(bytes(content), kind.type)
-    return flat.reshape(shape, order=order).astype(kind.type.newbyteorder("="))
+    array: np.ndarray = flat.reshape(shape, order=order).astype(kind.type.newbyteorder("="))
+    return array
 
 
 def _text(text: str, encoding: str = "latin1") -> bytes:

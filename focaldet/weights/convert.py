@@ -47,12 +47,12 @@ def convert(
     v1. Raises `UserError` for names or shapes that are not such a RetinaNet's, with the layout that
     comes nearest.
     """
-    for name, value, choices in (
+    for argument, word, choices in (
         ("layout", layout, ("auto", *LAYOUTS)),
         ("style", style, (None, *STYLES)),
     ):
-        if value not in choices:
-            raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+        if word not in choices:
+            raise ValueError(f"{argument}: expected one of {choices}, got {word!r}")
     known = choose(LAYOUTS, layout, source)
     if style is not None and known is LAYOUTS["torchvision"]:
         raise UserError(f"style {style}: torchvision's RetinaNets have only one; leave it out")
@@ -122,8 +122,8 @@ def _check(
 def _class_names(source: Source, given: Sequence[str] | None, count: int) -> list[str]:
     """A name for each label; `UserError` for another number of them."""
     usual = {len(coco.NAMES): coco.NAMES, len(coco.NAMES_91): coco.NAMES_91}
-    names = usual.get(count) if source.class_names is None else source.class_names
-    names = names if given is None else given
+    names = source.class_names if given is None else given
+    names = usual.get(count) if names is None else names
     if names is None:
         return [f"class {label}" for label in range(count)]
     if len(names) != count:
@@ -140,4 +140,7 @@ def _class_names(source: Source, given: Sequence[str] | None, count: int) -> lis
 def _of_classes(weights: dict[str, Tensor], count: int, kept: list[int]) -> dict[str, Tensor]:
     """The last classification layer with the channels of some classes; channel a*K + k."""
     names = [f"head.classification_head.cls_logits.{part}" for part in ("weight", "bias")]
-    return {name: weights[name].unflatten(0, (-1, count))[:, kept].flatten(0, 1) for name in names}
+    return {
+        name: torch.unflatten(weights[name], 0, (-1, count))[:, kept].flatten(0, 1)
+        for name in names
+    }

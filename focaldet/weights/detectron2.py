@@ -52,10 +52,11 @@ def _preprocessing(source: Source, style: str | None) -> Preprocessing:
 
 def _settings(source: Source) -> dict[str, Any]:
     grid = AnchorGrid.detectron2()
-    cells = [source.weights.get(f"anchor_generator.cell_anchors.{i}") for i in range(len(STRIDES))]
-    if all(level is not None for level in cells):
+    names = [f"anchor_generator.cell_anchors.{i}" for i in range(len(STRIDES))]
+    if all(name in source.weights for name in names):
         try:
-            levels = tuple(tuple(map(tuple, level.float().tolist())) for level in cells)
+            cells = (source.weights[name].float().tolist() for name in names)
+            levels = tuple(tuple(map(tuple, level)) for level in cells)
             grid = AnchorGrid(levels, STRIDES)
         except (TypeError, ValueError) as error:
             raise UserError(

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -12,13 +14,13 @@ from torchvision.models.detection.ssd import SSD
 
 from . import _convolutions, _retinanet, _shared
 from ._patch import patch_ops
-from ._plan import carry_out
+from ._plan import Plan, carry_out
 from ._report import Left, Replaced, Report
 from ._swap import original, undo
 
 __all__ = ["Left", "Replaced", "Report", "accelerate", "patch_ops", "restore"]
 
-_PLANS = {
+_PLANS: dict[type, Callable[[nn.Module], Plan]] = {
     detection.RetinaNet: _retinanet.plan,
     detection.FCOS: lambda model: _shared.plan(model, detection.FCOS),
     SSD: lambda model: _shared.plan(model, SSD),

@@ -23,7 +23,9 @@ class ChannelsLast:
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return super().forward(x)
+        # That of nn.Conv2d, before which `swap` puts this class.
+        result: Tensor = super().forward(x)  # type: ignore[misc]
+        return result
 
 
 WINOGRAD = "Winograd's algorithm", "3 of 4 multiplications, both ways, in float32 on the CPU"
@@ -34,7 +36,7 @@ def steps(model: nn.Module) -> list[Step]:
     """All plain convolutions: by Winograd's algorithm where that pays, or in its layout."""
     found: dict[tuple[type, tuple[str, str]], list[nn.Module]] = {}
     for module in model.modules():
-        if original(module) is nn.Conv2d:
+        if isinstance(module, nn.Conv2d) and original(module) is nn.Conv2d:
             fast = winograd.suits(module)
             key = (Winograd, WINOGRAD) if fast else (ChannelsLast, LAYOUT)
             found.setdefault(key, []).append(module)

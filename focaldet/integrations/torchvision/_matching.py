@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from ... import ops
+from ...ops.choices import LowQuality
 from ._operators import served
 
 
@@ -30,22 +31,31 @@ def pairs(gt_boxes: Tensor, anchors: Tensor) -> Pairs | Tensor:
     double = torch.float64 in (gt_boxes.dtype, anchors.dtype)  # ours compares in float32
     empty = gt_boxes.numel() == 0 or anchors.numel() == 0  # the matcher's own error
     if double or empty or not served(gt_boxes.device):
-        return box_iou(gt_boxes, anchors)
+        matrix: Tensor = box_iou(gt_boxes, anchors)
+        return matrix
     return Pairs(gt_boxes.detach(), anchors.detach())
 
 
-def _match(anchors: Tensor, gt_boxes: Tensor, *rules: float | str) -> Tensor:
+def _match(
+    anchors: Tensor, gt_boxes: Tensor, fg_iou: float, bg_iou: float, low_quality: LowQuality
+) -> Tensor:
     """int64 [N]: of one image."""
     splits = torch.tensor([0, len(gt_boxes)]).to(gt_boxes.device)
-    return ops.match_anchors(anchors, gt_boxes, splits, *rules)[0].long()
+    return ops.match_anchors(anchors, gt_boxes, splits, fg_iou, bg_iou, low_quality)[0].long()
 
 
 class PairMatcher:
     """Matcher on `match_anchors`; of a matrix, torchvision's."""
 
+    high_threshold: float
+    low_threshold: float
+    allow_low_quality_matches: bool
+
     def __call__(self, match_quality_matrix: Pairs | Tensor) -> Tensor:
         if isinstance(match_quality_matrix, Tensor):
-            return super().__call__(match_quality_matrix)
+            # Matcher's: `swap` puts this class before it.
+            found: Tensor = super().__call__(match_quality_matrix)  # type: ignore[misc]
+            return found
         return _match(
             match_quality_matrix.anchors,
             match_quality_matrix.gt_boxes,

@@ -7,14 +7,17 @@ of the targets, other devices) still works.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torchvision
 from torch import Tensor
 
 from ... import _C_cuda, ops
+from ...ops.choices import REDUCTIONS, Reduction
 
 # Kept here, so that what stands under their names may change.
-TORCHVISION = {
+TORCHVISION: dict[str, Callable[..., Tensor]] = {
     name: getattr(torchvision.ops, name) for name in ("nms", "batched_nms", "sigmoid_focal_loss")
 }
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,7 +48,7 @@ def sigmoid_focal_loss(
     targets: Tensor,
     alpha: float = 0.25,
     gamma: float = 2,
-    reduction: str = "none",
+    reduction: Reduction = "none",
 ) -> Tensor:
     """`torchvision.ops.sigmoid_focal_loss` by `focaldet.ops.sigmoid_focal_loss`.
 
@@ -61,7 +64,7 @@ def sigmoid_focal_loss(
         and (alpha == -1 or 0 <= alpha <= 1)
         and isinstance(gamma, int | float)
         and 0 <= gamma < float("inf")
-        and reduction in ("none", "sum", "mean")
+        and reduction in REDUCTIONS
     ):
         return ops.sigmoid_focal_loss(inputs, targets, float(alpha), float(gamma), reduction)
     return TORCHVISION["sigmoid_focal_loss"](inputs, targets, alpha, gamma, reduction)
@@ -83,7 +86,7 @@ def _on_its_device(value: object, other: Tensor) -> bool:
     return isinstance(value, Tensor) and value.device == other.device
 
 
-def _suppressible(boxes: object, scores: object, iou_threshold: object) -> bool:
+def _suppressible(boxes: Tensor, scores: Tensor, iou_threshold: object) -> bool:
     return (
         _takes(boxes)
         and _takes(scores)

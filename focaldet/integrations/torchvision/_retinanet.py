@@ -4,7 +4,8 @@ detections. The head no longer permutes and concatenates its maps, and anchors a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from ._report import Replaced
 from ._swap import original
 
 Maps = Mapping[str, list[Tensor]]  # "cls_logits" and "bbox_regression": raw maps by level
+Outputs = dict[str, Tensor] | list[dict[str, Tensor]]  # losses or detections
 
 
 # What takes the place of torchvision's methods ---------------------------------------------------
@@ -30,6 +32,9 @@ Maps = Mapping[str, list[Tensor]]  # "cls_logits" and "bbox_regression": raw map
 class RawClassification:
     """The classification head, up to its raw maps [B, A*K, H, W] by level."""
 
+    conv: nn.Sequential
+    cls_logits: nn.Conv2d
+
     def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
         return [self.cls_logits(self.conv(level)) for level in x]
 
@@ -37,12 +42,17 @@ class RawClassification:
 class RawRegression:
     """The regression head, up to its raw maps [B, A*4, H, W] by level."""
 
+    conv: nn.Sequential
+    bbox_reg: nn.Conv2d
+
     def forward(self, x: Sequence[Tensor]) -> list[Tensor]:
         return [self.bbox_reg(self.conv(level)) for level in x]
 
 
 class GridAnchors:
     """The anchor generator without its tensors."""
+
+    _focaldet_grid: AnchorGrid
 
     def forward(self, image_list: ImageList, feature_maps: Sequence[Tensor]) -> Anchors:
         """The anchors of every image of the batch."""
@@ -58,22 +68,35 @@ class FusedRetinaNet:
     torchvision's attributes in every call; only the cell anchors are read once, by `accelerate`.
     """
 
+    # torchvision's, which has no types
+    training: bool
+    transform: Any
+    backbone: Any
+    head: Any
+    anchor_generator: Any
+    proposal_matcher: Any
+    eager_outputs: Callable[[dict[str, Tensor], list[dict[str, Tensor]]], Outputs]
+    score_thresh: float
+    nms_thresh: float
+    topk_candidates: int
+    detections_per_img: int | None
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+    ) -> Outputs:
         if self.training:
             _check_targets(targets)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        batch, targets = self.transform(images, targets)
-        if targets is not None:
-            _check_extents(targets)
+        batch, resized = self.transform(images, targets)
+        if resized is not None:
+            _check_extents(resized)
         features = self.backbone(batch.tensors)
         features = [features] if isinstance(features, Tensor) else list(features.values())
         maps = self.head(features)
         anchors = self.anchor_generator(batch, features)
         _check_parts(maps, anchors)
         if self.training:
-            return self.eager_outputs(self.compute_loss(targets, maps, anchors), [])
+            return self.eager_outputs(self.compute_loss(resized, maps, anchors), [])
         found = self.postprocess_detections(maps, anchors, batch.image_sizes)
         return self.eager_outputs({}, self.transform.postprocess(found, batch.image_sizes, sizes))
 
@@ -125,7 +148,7 @@ class FusedRetinaNet:
 def _check_targets(targets: Sequence[dict[str, Tensor]] | None) -> None:
     """Raises AssertionError, as torchvision does."""
     torch._assert(targets is not None, "targets: expected one per image in training mode, got None")
-    for i, target in enumerate(targets):
+    for i, target in enumerate(targets or ()):
         boxes = target["boxes"]
         good = isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4
         torch._assert(good, f"targets[{i}]['boxes']: expected a tensor of shape [N, 4]")
@@ -186,7 +209,7 @@ _EXPECTED: dict[str, tuple[type, tuple[str, ...]]] = {
 }
 
 
-def plan(model: nn.Module) -> Plan:
+def plan(model: Any) -> Plan:
     """Raises ValueError if the model has a part of its own where ours would take over."""
     if obstacles := list(_obstacles(model)):
         raise ValueError(
@@ -207,7 +230,7 @@ def plan(model: nn.Module) -> Plan:
 
 def _obstacles(model: nn.Module) -> Iterator[str]:
     """What the model has of its own."""
-    parts: dict[str, object] = {}
+    parts: dict[str, Any] = {}
     for where, (base, methods) in _EXPECTED.items():
         owner, _, name = where.rpartition(".")
         part = parts[where] = getattr(parts.get(owner, model), name, None) if where else model

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 
@@ -22,8 +22,8 @@ class Swapped:
 
     _made_of: tuple[type, ...]  # the mixins and, last, the old class
 
-    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
-        reduced = super().__reduce_ex__(max(protocol, 2))
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        reduced = super().__reduce_ex__(max(int(protocol), 2))
         return reduced if _extended(self) else (_blank, type(self)._made_of, *reduced[2:])
 
 
@@ -40,7 +40,7 @@ def _extended(part: Any) -> bool:
 
 
 def _blank(*parts: type) -> Any:
-    made = _combined(*parts)
+    made: Any = _combined(*parts)
     return made.__new__(made)
 
 
