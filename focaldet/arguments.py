@@ -18,7 +18,7 @@ from .train import PRECISIONS, Recipe
 from .weights.convert import EPS, LAYOUTS
 from .weights.layouts import STYLES
 
-PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": V2}  # arguments of RetinaNet
+PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {**V2}}  # arguments of RetinaNet
 FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # horizontal, vertical
 
 

@@ -22,8 +22,17 @@ from .transform import GroundTruth, Transform
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+
+class Variant(TypedDict):
+    """Arguments of `RetinaNet` that go together."""
+
+    p6_from: str
+    head_norm: str
+    box_loss: BoxLoss
+
+
 # torchvision's second version, `retinanet_resnet50_fpn_v2`: RetinaNet(K, **V2).
-V2 = {"p6_from": "c5", "head_norm": "group", "box_loss": "giou"}
+V2: Variant = {"p6_from": "c5", "head_norm": "group", "box_loss": "giou"}
 
 
 class Losses(NamedTuple):
