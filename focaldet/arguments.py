@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from . import __version__
 from .detect import BATCH
 from .errors import UserError
 from .models import V2
@@ -24,19 +27,32 @@ FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # ho
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{message}{_nearest_choice(message)} (see {self.prog} --help)")
+
+
+def _nearest_choice(message: str) -> str:
+    """What argparse's "invalid choice" may have meant."""
+    found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+    near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2])) if found else ()
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser("focaldet", description="Train, evaluate and run a RetinaNet detector.")
-    commands = parser.add_subparsers(required=True, dest="command", metavar="command")
+    parser = _Parser(
+        "focaldet",
+        description="Train, evaluate and run a RetinaNet detector.",
+        epilog=_examples("focaldet demo", "focaldet train --help"),
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"focaldet {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command")
 
     def command(name: str, summary: str, *examples: str) -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.",
-            epilog="\n  ".join(["example:", *examples]),
+            epilog=_examples(*examples),
             formatter_class=_HelpFormatter,
         )
 
@@ -88,6 +104,10 @@ def make_parser() -> argparse.ArgumentParser:
         )
     )
     return parser
+
+
+def _examples(*lines: str) -> str:
+    return "\n  ".join(["example:" if len(lines) == 1 else "examples:", *lines])
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):

@@ -89,13 +89,16 @@ def load_checkpoint(
             "other packages' weights"
         ) from error
     if _digest(metadata["focaldet"], tensors) != metadata["sha256"]:
-        raise UserError(f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash")
+        raise UserError(
+            f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash; "
+            "copy it again, or take another"
+        )
 
     text = json.loads(metadata["focaldet"])
     if text.pop("format", None) != FORMAT:
         raise UserError(
             f"{path}: written by another version of focaldet; this one reads checkpoint "
-            f"format {FORMAT}"
+            f"format {FORMAT}; use the version that wrote it"
         )
     state = text.pop("training", None)
     state = _unpack(state, tensors) if training and state is not None else None
@@ -123,7 +126,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
         if have != want:
             raise UserError(
                 f"{path}: a checkpoint of another model: {name} is {have} in the file, "
-                f"{want} in the model"
+                f"{want} in the model; give a checkpoint of the same model"
             )
     model.load_state_dict(weights)
 

@@ -54,8 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     try:
         with _warnings_in_one_line():
-            args = make_parser().parse_args(argv)
-            COMMANDS[args.command](args)
+            parser = make_parser()
+            args = parser.parse_args(argv)
+            if args.command is None:
+                parser.print_help()
+            else:
+                COMMANDS[args.command](args)
     except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
         print(f"focaldet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -112,7 +116,7 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     inputs = [Path(p).resolve() for p in (args.data, args.detections, args.weights) if p]
     if args.json and Path(args.json).resolve() in inputs:
-        raise UserError(f"--json {args.json}: is one of the inputs, which are never written to")
+        raise UserError(f"--json {args.json}: is one of the inputs; name another file")
     if bool(args.weights) == bool(args.detections):
         raise UserError("expected either --weights, a model to run, or --detections, to score")
     if args.detections:
@@ -176,7 +180,7 @@ def _new_file(name: str, suffix: str) -> Path:
     if out.suffix != suffix:
         raise UserError(f"--out {out}: expected a file name that ends with {suffix}")
     if out.exists():
-        raise UserError(f"--out {out}: exists already, and is not written over")
+        raise UserError(f"--out {out}: exists already; name another file")
     return out
 
 
@@ -241,7 +245,9 @@ def _device(name: str | None) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # torch's texts go on for many lines
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: cannot be used here ({reason})") from error
+        raise UserError(
+            f"--device {name}: cannot be used here ({reason}); without --device one is chosen"
+        ) from error
     return name
 
 

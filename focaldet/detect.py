@@ -168,12 +168,14 @@ def find_images(paths: Iterable[str | Path]) -> dict[Path, PurePath]:
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
             found = [p for p in found if p.is_file()]
             if not found:
-                raise UserError(f"{path}: a folder without images ({', '.join(SUFFIXES)})")
+                raise UserError(
+                    f"{path}: a folder without images; expected {', '.join(SUFFIXES)} in it"
+                )
             files.update((p, p.relative_to(path)) for p in found)
         elif path.exists():
             files[path] = PurePath(path.name)
         else:
-            raise UserError(f"{path}: no such file or folder")
+            raise UserError(f"{path}: no such file or folder; expected images, or folders of them")
     return files
 
 

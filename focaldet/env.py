@@ -10,6 +10,8 @@ import torch
 
 import focaldet
 
+from .gpus import kernels_for
+
 PACKAGES = ("torchvision", "numpy", "pycocotools", "Pillow", "safetensors")
 
 
@@ -23,7 +25,7 @@ def report() -> str:
         "packages": ", ".join(f"{name} {_installed(name)}" for name in PACKAGES),
         "CPU kernels": f"{focaldet._C.simd_level}, {torch.get_num_threads()} threads",
         "CUDA kernels": _cuda_kernels(),
-        "GPU": _gpus(),
+        **_gpus(),
     }
     width = max(map(len, facts)) + 1
     return "\n".join(f"{name + ':':<{width}} {value}" for name, value in facts.items())
@@ -49,8 +51,13 @@ def _cuda_kernels() -> str:
     return f"not loaded: {focaldet.cuda_reason}"
 
 
-def _gpus() -> str:
+def _gpus() -> dict[str, str]:
+    """A fact for each GPU: its name, and what the build has for it."""
     if not torch.cuda.is_available():
-        return "none"
-    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(f"{d.name} (sm_{d.major}{d.minor})" for d in devices)
+        return {"GPU": "none"}
+    module, facts = focaldet._C_cuda, {}
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        kernels = f": {kernels_for((gpu.major, gpu.minor), module.archs)}" if module else ""
+        facts[f"GPU {index}"] = f"{gpu.name} (sm_{gpu.major}{gpu.minor}){kernels}"
+    return facts

@@ -65,7 +65,7 @@ def match_categories(
     if sorted(class_names) != sorted(dataset.class_names):
         raise UserError(
             f"{weights}: a checkpoint for the classes {', '.join(class_names)}; the data set has "
-            f"{', '.join(dataset.class_names)}"
+            f"{', '.join(dataset.class_names)}; expected the same names"
         )
     ids = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
     return [ids[name] for name in class_names]
@@ -123,25 +123,28 @@ def check_detections(
             raise UserError(f"{where}: expected an object, got {type(detection).__name__}")
         for key in ("image_id", "category_id", "bbox", "score"):
             if key not in detection:
-                raise UserError(f"{where}: has no {key}")
+                raise UserError(
+                    f"{where}: has no {key}; expected image_id, category_id, bbox and score"
+                )
         if not _known(detection["image_id"], images):
             raise UserError(
-                f"{where}: image_id {detection['image_id']!r} is not an image of the ground truth"
+                f"{where}: image_id {detection['image_id']!r} is not an image of the ground truth; "
+                "--data is the file that the detections were made for"
             )
         if not _known(detection["category_id"], categories):
             raise UserError(
                 f"{where}: category_id {detection['category_id']!r} is not a category of the "
-                "ground truth"
+                "ground truth; --data is the file that the detections were made for"
             )
         box, score = detection["bbox"], detection["score"]
         if not (isinstance(box, list) and len(box) == 4 and all(map(_finite, box))):
             raise UserError(
-                f"{where}: bbox {box!r} is not four finite numbers [x, y, width, height]"
+                f"{where}: bbox {box!r}; expected four finite numbers [x, y, width, height]"
             )
         if box[2] < 0 or box[3] < 0:
-            raise UserError(f"{where}: bbox {box!r} has a negative width or height")
+            raise UserError(f"{where}: bbox {box!r}; expected [x, y, width, height], not corners")
         if not _finite(score):
-            raise UserError(f"{where}: score {score!r} is not a finite number")
+            raise UserError(f"{where}: score {score!r}; expected a finite number")
 
 
 def table(scores: Scores, names: Mapping[str, str]) -> str:

@@ -159,5 +159,5 @@ def _pt2(path: str | Path) -> Path:
     if path.suffix != ".pt2":
         raise UserError(f"{path}: expected a file name that ends with .pt2")
     if not path.parent.is_dir():
-        raise UserError(f"{path.parent}: no such folder")
+        raise UserError(f"{path.parent}: no such folder; make it first, or name another --out")
     return path

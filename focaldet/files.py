@@ -17,9 +17,11 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected a JSON file"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from error
+        raise UserError(f"{path}: not a JSON file ({error}); expected JSON in UTF-8") from error
 
 
 def read_lines(path: str | Path) -> list[str]:
@@ -27,9 +29,13 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected a text file"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from error
+        raise UserError(
+            f"{path}: not a text file ({error}); expected UTF-8, a name a line"
+        ) from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -40,9 +46,11 @@ def new_folder(path: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         empty = not any(path.iterdir())
     except OSError as error:
-        raise UserError(f"{path}: cannot be made a folder ({error.strerror})") from error
+        raise UserError(
+            f"{path}: cannot be made a folder ({error.strerror}); name another"
+        ) from error
     if not empty:
-        raise UserError(f"{path}: expected a new or an empty folder; this one holds something")
+        raise UserError(f"{path}: expected a new or an empty folder; name another")
     return path
 
 

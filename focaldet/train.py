@@ -75,7 +75,7 @@ def train(
         raise UserError(
             f"training and validation data differ in their categories: {train_set.class_names} "
             f"with ids {train_set.category_ids}, and {val_set.class_names} with ids "
-            f"{val_set.category_ids}"
+            f"{val_set.category_ids}; give both the same ones"
         )
     out = _folder(Path(out), resume)
     run = _Run(model, train_set, recipe, torch.device(device))
@@ -243,7 +243,9 @@ class _Run:
         """Takes up the state in a checkpoint; returns its best AP and latest scores."""
         weights, description, state = load_checkpoint(path, training=True)
         if state is None:
-            raise UserError(f"{path}: holds no training state to resume from")
+            raise UserError(
+                f"{path}: holds no training state to resume from; train anew, in another --out"
+            )
         theirs = state["identity"] | {"model": RetinaNet.complete(state["identity"]["model"])}
         for part in ("images", "model", "recipe"):
             for key, (have, want) in _differences(theirs[part], self.identity[part], part).items():
@@ -269,7 +271,7 @@ def _differences(theirs: Any, ours: Any, name: str) -> dict[str, tuple[Any, Any]
 
 def _folder(out: Path, resume: bool) -> Path:
     if resume and not (out / LAST).is_file():
-        raise UserError(f"{out}: no {LAST} to resume from")
+        raise UserError(f"{out}: no {LAST} to resume from; leave out --resume to begin")
     if not resume and (out / LAST).exists():
         raise UserError(
             f"{out}: holds a training run already; --resume goes on with it, another --out "
@@ -278,7 +280,9 @@ def _folder(out: Path, resume: bool) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be made a folder ({error.strerror})") from error
+        raise UserError(
+            f"{out}: cannot be made a folder ({error.strerror}); name another --out"
+        ) from error
     return out
 
 

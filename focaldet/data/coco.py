@@ -96,7 +96,7 @@ def _sections(annotation_file: str | Path) -> dict[str, list[Any]]:
         with open(annotation_file, encoding="utf-8-sig") as file:
             content = json.load(file)
     except OSError as error:
-        raise UserError(f"{name} cannot be opened: {error.strerror}") from None
+        raise UserError(f"{name} cannot be opened: {error.strerror}; {expected}") from None
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, or not JSON
         raise UserError(f"{name} is not JSON ({error}); {expected}") from None
     if not isinstance(content, dict):

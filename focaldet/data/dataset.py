@@ -103,7 +103,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     ) -> None:
         if not table.image_ids or not len(table.boxes):
             kind = "boxes" if table.image_ids else "images"
-            raise UserError(f"{table.source} is empty: it holds no {kind}")
+            raise UserError(f"{table.source} is empty: it holds no {kind}; expected some")
         corners, problems = _corners(table)
         if problems.any():
             _report_bad_boxes(table, problems, skip_bad_boxes)
@@ -123,7 +123,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.skip_bad_images = skip_bad_images
         self.skipped: dict[int, str] = {}  # index of a bad image -> what is wrong with it
         if not self.image_folder.is_dir():
-            raise UserError(f"image folder {str(image_folder)!r} does not exist")
+            raise UserError(f"image folder {str(image_folder)!r} does not exist; name another")
         self._paths = [inside(image_folder, name) for name in table.file_names]
         if not skip_bad_images:
             self._check_files_exist()
@@ -151,7 +151,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
                 if not self.skip_bad_images:
                     raise
                 self.note_skipped(candidate, str(error))
-        raise UserError(f"none of the {len(self)} images of {self._table.source} can be read")
+        raise UserError(
+            f"none of the {len(self)} images of {self._table.source} can be read; is "
+            f"{str(self.image_folder)!r} their folder?"
+        )
 
     def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         """Item `index` with the transform's random choices drawn from `generator`."""
@@ -231,7 +234,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if missing:
             raise ImageError(
                 f"image {self._table.file_names[missing[0]]!r} of {self._table.source} is not in "
-                f"{str(self.image_folder)!r} ({len(missing)} of {len(self)} are missing)"
+                f"{str(self.image_folder)!r} ({len(missing)} of {len(self)} are missing); "
+                "--skip-bad-images (in Python skip_bad_images=True) leaves them out"
             )
 
 
@@ -270,7 +274,7 @@ def _report_bad_boxes(table: Table, problems: np.ndarray, skip: bool) -> None:
         others = f" ({len(bad)} boxes are bad)" if len(bad) > 1 else ""
         raise UserError(
             f"{table.source}: {first}; expected width and height > 0 and a part inside the "
-            f"image{others}"
+            f"image{others}; --skip-bad-boxes (in Python skip_bad_boxes=True) leaves them out"
         )
     others = "".join(f"; {name(row)}" for row in bad[1:5]) + ("; ..." if len(bad) > 5 else "")
     warnings.warn(

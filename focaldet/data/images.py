@@ -42,7 +42,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
             image = _upright(file) if size is None or size != _size(file) else file
             image = _rgb(image)
     except FileNotFoundError:
-        raise ImageError(f"image {str(path)!r} does not exist") from None
+        raise ImageError(f"image {str(path)!r} does not exist; expected an image file") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(
@@ -52,7 +52,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
     if size is not None and _size(image) != size:
         raise ImageError(
             f"image {str(path)!r} is {image.width} x {image.height} pixels, but its annotations "
-            f"are for {size[1]} x {size[0]} (width x height)"
+            f"are for {size[1]} x {size[0]} (width x height); expected a file of that size"
         )
     return image
 

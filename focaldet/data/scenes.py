@@ -69,7 +69,9 @@ def generate_scenes(
                 folder.rmdir()
             os.rename(content, folder)
     except OSError as error:
-        raise UserError(f"cannot write scenes to {str(folder)!r}: {error.strerror}") from error
+        raise UserError(
+            f"cannot write scenes to {str(folder)!r}: {error.strerror}; name another folder"
+        ) from error
     return folder / "instances.json"
 
 

@@ -113,7 +113,8 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UserError(
-            f"annotation file {str(file)!r} cannot be opened: {error.strerror}"
+            f"annotation file {str(file)!r} cannot be opened: {error.strerror}; expected a "
+            "folder with Annotations, ImageSets/Main and JPEGImages"
         ) from None
 
 

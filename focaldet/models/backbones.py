@@ -13,6 +13,7 @@ from .resnet import VARIANTS, ResNet
 
 TIMM = "timm/"
 STRIDES = (8, 16, 32)  # of C3, C4, C5
+_CHOOSE = "choose a convolutional model, such as timm/resnet18"
 
 
 def make_body(name: str, norm: str, width: int, stride_in: str) -> ResNet | TimmBody:
@@ -27,7 +28,8 @@ def make_body(name: str, norm: str, width: int, stride_in: str) -> ResNet | Timm
     for argument, (value, default) in given.items():
         if value != default:
             raise UserError(
-                f"{argument}: applies to ResNets of this package, not to {name}, got {value!r}"
+                f"{argument}: applies to ResNets of this package, not to {name}, got {value!r}; "
+                "leave it out"
             )
     return TimmBody(name.removeprefix(TIMM))
 
@@ -45,7 +47,9 @@ def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...
     try:
         config = _timm().get_pretrained_cfg(_known(name.removeprefix(TIMM)))
     except RuntimeError as error:  # a tag, the part behind the dot, that timm does not know
-        raise UserError(f"backbone {name}: {_first_line(error)}") from error
+        raise UserError(
+            f"backbone {name}: {_first_line(error)}; leave out what stands behind the dot"
+        ) from error
     return tuple(config.mean), tuple(config.std)
 
 
@@ -66,7 +70,7 @@ class TimmBody(nn.Module):
         if not set(STRIDES) <= set(reductions):
             raise UserError(
                 f"backbone timm/{name}: expected feature maps of strides {STRIDES}, it has "
-                f"{tuple(reductions)}"
+                f"{tuple(reductions)}; {_CHOOSE}"
             )
         self.indices: tuple[int, ...] = tuple(reductions.index(stride) for stride in STRIDES)
         model = _create(name, out_indices=self.indices)
@@ -109,7 +113,8 @@ class TimmBody(nn.Module):
             raise UserError(
                 f"backbone timm/{self.name}: the weights of another model: {len(differing)} "
                 f"tensors differ, {name} among them, which is {have.get(name, 'missing')} in the "
-                f"weights and {want.get(name, 'unknown')} in the model"
+                f"weights and {want.get(name, 'unknown')} in the model; "
+                f"give those of timm's {self.name}"
             )
 
     @torch.no_grad()
@@ -131,7 +136,7 @@ class TimmBody(nn.Module):
         if got != str(expected):
             raise UserError(
                 f"backbone timm/{self.name}: expected maps {expected} of an image of "
-                f"{height} x {width}, as a convolutional model gives them, got: {got}"
+                f"{height} x {width}, as a convolutional model gives them, got: {got}; {_CHOOSE}"
             )
 
 
@@ -151,8 +156,8 @@ def _known(name: str) -> str:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise UserError(
-            f"backbone timm/{name}: timm {timm.__version__} has no model of this name"
-            + (f"; the nearest are {', '.join(near)}" if near else "")
+            f"backbone timm/{name}: timm {timm.__version__} has no model of this name; "
+            + (f"the nearest are {', '.join(near)}" if near else "timm.list_models() names all")
         )
     return name
 
@@ -163,7 +168,8 @@ def _create(name: str, **options: Any) -> Any:
         return _timm().create_model(_known(name), features_only=True, **options)
     except Exception as error:  # any of timm's, torch's and the hub's, which share no class
         raise UserError(
-            f"backbone timm/{name}: timm cannot make it as features ({_first_line(error)})"
+            f"backbone timm/{name}: timm cannot make it as features ({_first_line(error)}); "
+            f"{_CHOOSE}"
         ) from error
 
 

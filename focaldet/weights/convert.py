@@ -115,7 +115,7 @@ def _check(
         raise UserError(
             f"{source.path}: not a RetinaNet of {layout.name} on a {arguments['backbone']}: of its "
             f"tensors {'; '.join(problems)}. The nearest known layout is {near.name}, with "
-            f"{share:.0%} of the {len(source.weights)} names"
+            f"{share:.0%} of the {len(source.weights)} names; --layout chooses one"
         )
 
 

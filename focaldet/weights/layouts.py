@@ -31,7 +31,7 @@ class Preprocessing(NamedTuple):
         if not all(math.isfinite(v) for v in self.mean) or not all(v > 0 for v in self.std):
             raise UserError(
                 f"images: expected finite means and positive standard deviations, got {self.mean} "
-                f"and {self.std}"
+                f"and {self.std}; --style takes the usual ones"
             )
         # What a float32 holds, so that the usual ones are themselves: 0.485 and not 0.485000012.
         mean, std = ([float(f"{v / 255:.7g}") for v in part] for part in (self.mean, self.std))
@@ -96,6 +96,6 @@ def choose(layouts: dict[str, Layout], wish: str, source: Source) -> Layout:
         raise UserError(
             f"{source.path}: not a RetinaNet of {', '.join(layouts)}: {best.name} comes nearest "
             f"with {share:.0%} of the {len(source.weights)} names (the first are "
-            f"{', '.join(list(source.weights)[:3])})"
+            f"{', '.join(list(source.weights)[:3])}); --layout names the package if it is one"
         )
     return best

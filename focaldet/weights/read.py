@@ -23,6 +23,7 @@ from .arrays import read_arrays
 # Where training scripts keep a state dict in what they save; averaged weights, which they evaluate,
 # first: torchvision's, timm's, detectron2's and torchvision's, mmdetection's and Lightning's.
 PLACES = ("model_ema", "state_dict_ema", "model", "state_dict")
+_AGAIN = "copy or download it again"  # what helps against a truncated file
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(str(path), framework="pt") as file:
             if "focaldet" in (file.metadata() or {}):
-                raise UserError(f"{path}: is a checkpoint of focaldet already")
+                raise UserError(f"{path}: is a checkpoint of focaldet already; use it as it is")
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, or a truncated one ({error})") from error
+        raise UserError(
+            f"{path}: not a safetensors file, or a truncated one ({error}); {_AGAIN}"
+        ) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -101,7 +104,9 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
-            raise UserError(f"{path}: not a file of torch.save, or a truncated one") from error
+            raise UserError(
+                f"{path}: not a file of torch.save, or a truncated one; {_AGAIN}"
+            ) from error
         raise UserError(
             f"{path}: holds Python objects beside its tensors ({found[1]}), which are not read, as "
             "that may run any code; where you trust it, save its state dict alone: "
@@ -110,7 +115,7 @@ def _read_torch(path: Path) -> Any:
     except Exception as error:  # torch's own, of no common class, for what is no such file
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(
-            f"{path}: not a file of torch.save, or a truncated one ({reason})"
+            f"{path}: not a file of torch.save, or a truncated one ({reason}); {_AGAIN}"
         ) from error
 
 
