@@ -87,11 +87,11 @@ def test_arguments_are_left_as_they_were(ground_truth: dict) -> None:
         ({"image_id": 77}, "detection 1: image_id 77 is not an image"),
         ({"image_id": [0]}, r"detection 1: image_id \[0\] is not an image"),
         ({"category_id": 3}, "detection 1: category_id 3 is not a category"),
-        ({"bbox": [1, 2, 3]}, "detection 1: bbox .* is not four finite numbers"),
-        ({"bbox": [1, 2, 3, float("nan")]}, "detection 1: bbox .* is not four finite numbers"),
-        ({"bbox": [1, 2, -3, 4]}, "detection 1: bbox .* negative width or height"),
-        ({"score": None}, "detection 1: score None is not a finite number"),
-        ({"score": float("inf")}, "detection 1: score inf is not a finite number"),
+        ({"bbox": [1, 2, 3]}, "detection 1: bbox .*; expected four finite numbers"),
+        ({"bbox": [1, 2, 3, float("nan")]}, "detection 1: bbox .*; expected four finite numbers"),
+        ({"bbox": [1, 2, -3, 4]}, "detection 1: bbox .*; expected .x, y, width, height., not corners"),
+        ({"score": None}, "detection 1: score None; expected a finite number"),
+        ({"score": float("inf")}, "detection 1: score inf; expected a finite number"),
     ],
 )
 def test_a_bad_detection_is_named(ground_truth: dict, change: dict, message: str) -> None:

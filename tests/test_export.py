@@ -232,7 +232,7 @@ def test_the_command(
     assert_finds_the_same(torch.export.load(out, extra_files=extra).module(), model, bits=True)
     assert json.loads(extra[METADATA])["class_names"] == names
     assert main([*words, str(out)]) == 2
-    assert "exists already, and is not written over" in capsys.readouterr().err
+    assert "exists already; name another file" in capsys.readouterr().err
     out.unlink()
 
     assert main([*words, str(tmp_path / "model.onnx")]) == 2
