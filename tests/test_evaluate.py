@@ -89,7 +89,10 @@ def test_arguments_are_left_as_they_were(ground_truth: dict) -> None:
         ({"category_id": 3}, "detection 1: category_id 3 is not a category"),
         ({"bbox": [1, 2, 3]}, "detection 1: bbox .*; expected four finite numbers"),
         ({"bbox": [1, 2, 3, float("nan")]}, "detection 1: bbox .*; expected four finite numbers"),
-        ({"bbox": [1, 2, -3, 4]}, "detection 1: bbox .*; expected .x, y, width, height., not corners"),
+        (
+            {"bbox": [1, 2, -3, 4]},
+            "detection 1: bbox .*; expected .*, not corners",
+        ),
         ({"score": None}, "detection 1: score None; expected a finite number"),
         ({"score": float("inf")}, "detection 1: score inf; expected a finite number"),
     ],
