@@ -217,15 +217,17 @@ def _cells(rows: Tensor) -> tuple[CellAnchor, ...]:
 def generate_anchors(anchors: Anchors, device: torch.device | str = "cpu") -> Tensor:
     """The anchors as a tensor.
 
-    Returns float32 [sum H*W*A, 4], [x1, y1, x2, y2] in pixels: levels in order, then y, x and the
-    cell anchor. An anchor is its cell anchor plus ((x + offset) * stride, (y + offset) * stride).
+    Returns float32 `[sum H*W*A, 4]`, [x1, y1, x2, y2] in pixels: levels in order, then y, x and the
+    cell anchor. An anchor is its cell anchor plus `((x + offset) * stride, (y + offset) * stride)`.
     Raises TypeError if `anchors` is not an `Anchors`. On CUDA at most 8 levels and 192 cell anchors
     over all of them, which are parameters of the kernel; more are a RuntimeError.
 
-    Equivalent to::
+    Equivalent to:
 
-        shift = (torch.stack([x, y, x, y], dim=-1) + anchors.offset) * stride  # by level
-        (cell_anchors + shift[..., None, :]).reshape(-1, 4)
+    ```python
+    shift = (torch.stack([x, y, x, y], dim=-1) + anchors.offset) * stride  # by level
+    (cell_anchors + shift[..., None, :]).reshape(-1, 4)
+    ```
     """
     _check.anchors(anchors)
     device_of = torch.empty(0, device=device)

@@ -20,11 +20,13 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     boxes have IoU NaN. Not differentiable. Raises TypeError or ValueError on other shapes and
     dtypes.
 
-    Equivalent to::
+    Equivalent to:
 
-        size = (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2]))
-        inter = size.clamp(min=0).prod(dim=2)
-        inter / (area(a)[:, None] + area(b) - inter)
+    ```python
+    size = (torch.minimum(a[:, None, 2:], b[:, 2:]) - torch.maximum(a[:, None, :2], b[:, :2]))
+    inter = size.clamp(min=0).prod(dim=2)
+    inter / (area(a)[:, None] + area(b) - inter)
+    ```
     """
     _check.tensor(a, "a", ("N", 4))
     _check.tensor(b, "b", ("M", 4))
@@ -40,9 +42,11 @@ def encode_boxes(gt_boxes: Tensor, anchors: Tensor) -> Tensor:
     float32 (float64 if either is). Not differentiable: these are targets. Source: Girshick et al.
     2014, appendix C. Raises TypeError or ValueError on other shapes and dtypes.
 
-    Equivalent to::
+    Equivalent to:
 
-        torch.cat([(center(gt) - center(anchor)) / size(anchor), log(size(gt) / size(anchor))], -1)
+    ```python
+    torch.cat([(center(gt) - center(anchor)) / size(anchor), log(size(gt) / size(anchor))], -1)
+    ```
     """
     _pair(gt_boxes, "gt_boxes", anchors, "encode_boxes")
     _check.no_gradient("encode_boxes", gt_boxes=gt_boxes, anchors=anchors)
@@ -56,11 +60,13 @@ def decode_boxes(deltas: Tensor, anchors: Tensor) -> Tensor:
     below. Returns [..., 4] in float32 (float64 if either is), [x1, y1, x2, y2] in pixels.
     Differentiable in deltas. Raises TypeError or ValueError on other shapes and dtypes.
 
-    Equivalent to::
+    Equivalent to:
 
-        center = center(anchor) + deltas[..., :2] * size(anchor)
-        half = exp(deltas[..., 2:].clamp(max=log(1000 / 16))) * size(anchor) / 2
-        torch.cat([center - half, center + half], -1)
+    ```python
+    center = center(anchor) + deltas[..., :2] * size(anchor)
+    half = exp(deltas[..., 2:].clamp(max=log(1000 / 16))) * size(anchor) / 2
+    torch.cat([center - half, center + half], -1)
+    ```
     """
     _pair(deltas, "deltas", anchors, "decode_boxes")
     _check.no_gradient("decode_boxes", anchors=anchors)

@@ -52,12 +52,14 @@ def sigmoid_focal_loss(
     Raises:
         TypeError, ValueError, IndexError: saying what was expected and what came.
 
-    Equivalent to::
+    Equivalent to:
 
-        p = torch.sigmoid(inputs)
-        ce = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
-        p_t = p * targets + (1 - p) * (1 - targets)
-        (alpha * targets + (1 - alpha) * (1 - targets)) * (1 - p_t) ** gamma * ce
+    ```python
+    p = torch.sigmoid(inputs)
+    ce = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    p_t = p * targets + (1 - p) * (1 - targets)
+    (alpha * targets + (1 - alpha) * (1 - targets)) * (1 - p_t) ** gamma * ce
+    ```
     """
     arguments = _arguments(inputs, targets, alpha, gamma, class_weight, label_smoothing)
     return _reduced(inputs, targets, reduction, arguments, "focal")
@@ -75,10 +77,12 @@ def quality_focal_loss(
     anchor, and 0 elsewhere. Arguments, results and errors as `sigmoid_focal_loss`, with
     beta >= 0 for gamma and floating targets of the shape of the logits.
 
-    Equivalent to::
+    Equivalent to:
 
-        (inputs.sigmoid() - targets).abs() ** beta
-            * F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    ```python
+    ce = F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    (inputs.sigmoid() - targets).abs() ** beta * ce
+    ```
     """
     _check.tensor(targets, "targets")
     arguments = _arguments(inputs, targets, -1.0, _check.number(beta, "beta", low=0), None, 0.0)
@@ -99,10 +103,12 @@ def varifocal_loss(
     results and errors as `sigmoid_focal_loss`, with floating targets of the shape of the logits and
     alpha a number.
 
-    Equivalent to::
+    Equivalent to:
 
-        weight = torch.where(targets > 0, targets, alpha * inputs.sigmoid() ** gamma)
-        weight * F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    ```python
+    weight = torch.where(targets > 0, targets, alpha * inputs.sigmoid() ** gamma)
+    weight * F.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    ```
     """
     _check.tensor(targets, "targets")
     arguments = _arguments(inputs, targets, _check.number(alpha, "alpha"), gamma, None, 0.0)

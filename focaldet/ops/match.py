@@ -34,7 +34,7 @@ def match_anchors(
         anchors: an `Anchors`, or a tensor [n, 4], [x1, y1, x2, y2] in pixels.
         gt_boxes: all boxes of the batch, [T, 4]; compared in float32.
         gt_splits: image i owns rows gt_splits[i] to gt_splits[i + 1]; rows past the last are
-        padding.
+            padding.
         fg_iou, bg_iou: IoU from which an anchor is foreground, below which it is background.
         low_quality: what a box's best anchors do below fg_iou. "torchvision": each is foreground
             for its own best box; "mmdet": it goes to that box, the last one winning; "none" (the
@@ -49,10 +49,12 @@ def match_anchors(
     Raises:
         TypeError, ValueError: saying what was expected and what came.
 
-    Equivalent to::
+    Equivalent to:
 
-        best, match = box_iou(gt_boxes, anchors).max(dim=0)   # by image
-        match[best < fg_iou], match[best < bg_iou] = -2, -1   # then the low-quality rule
+    ```python
+    best, match = box_iou(gt_boxes, anchors).max(dim=0)   # by image
+    match[best < fg_iou], match[best < bg_iou] = -2, -1   # then the low-quality rule
+    ```
     """
     return _ops.match_anchors(
         *_arguments("match_anchors", anchors, gt_boxes, gt_splits, fg_iou, bg_iou, low_quality)

@@ -33,10 +33,12 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     group cannot reach into another. Everything else as `nms`; the kept rows of all groups come by
     falling score.
 
-    Equivalent to::
+    Equivalent to:
 
-        keep = [rows[nms(boxes[rows], scores[rows], t)] for rows in groups]
-        keep = torch.cat(keep); keep[scores[keep].argsort(descending=True, stable=True)]
+    ```python
+    keep = [rows[nms(boxes[rows], scores[rows], t)] for rows in groups]
+    keep = torch.cat(keep); keep[scores[keep].argsort(descending=True, stable=True)]
+    ```
     """
     _boxes_and_scores("batched_nms", boxes, scores, ("N", 4))
     _check.tensor(idxs, "idxs", None, _check.INTEGER)  # not optional here
@@ -62,10 +64,12 @@ def nms_padded(
     count; and count, int64 [B]. No host synchronisation. Raises TypeError or ValueError on other
     shapes, dtypes, devices or ranges.
 
-    Equivalent to, by image::
+    Equivalent to, by image:
 
-        rows = (scores > score_threshold).nonzero().flatten()
-        rows[batched_nms(boxes[rows], scores[rows], labels[rows], iou_threshold)][:max_detections]
+    ```python
+    rows = (scores > score_threshold).nonzero().flatten()
+    rows[batched_nms(boxes[rows], scores[rows], labels[rows], iou_threshold)][:max_detections]
+    ```
     """
     _boxes_and_scores("nms_padded", boxes, scores, ("B", "N", 4))
     _groups("nms_padded", boxes, labels=labels)

@@ -44,15 +44,16 @@ def retinanet_loss(
     are made, and the host never waits for a GPU.
 
     Args:
-        cls_logits, box_deltas: by level, [B, A*K, H, W] and [B, A*4, H, W], class channel a*K + k,
-            box channel a*4 + i. Contiguous and channels_last maps are read in place, others through
-            a copy.
+        cls_logits, box_deltas: by level, `[B, A*K, H, W]` and `[B, A*4, H, W]`, class channel
+            `a*K + k`, box channel `a*4 + i`. Contiguous and channels_last maps are read in place,
+            others through a copy.
         anchors: `AnchorGrid.at(...)` for these feature sizes.
         gt_boxes, gt_labels, gt_splits: all boxes of the batch, [x1, y1, x2, y2] in pixels, labels
             in [0, K); image i owns rows gt_splits[i] to gt_splits[i + 1], rows past the last are
             padding. On CUDA, where values are not looked at unless FOCALDET_CHECK=1, the anchors of
             another label are ignored by the classification, and a box with a NaN matches none.
-        alpha, gamma: of the focal loss. fg_iou, bg_iou, low_quality: see `match_anchors`.
+        alpha, gamma: of the focal loss.
+        fg_iou, bg_iou, low_quality: see `match_anchors`.
         box_loss: of the foreground. "smooth_l1" (quadratic below beta) or "l1" of the encoded
             boxes; "giou", "diou" or "ciou" of the decoded ones, as torchvision.ops defines them.
         normalizer: what both losses are divided by. "batch": max(1, foreground anchors of the

@@ -41,10 +41,12 @@ def softmax_focal_loss(
     Raises:
         TypeError, ValueError, IndexError: saying what was expected and what came.
 
-    Equivalent to::
+    Equivalent to:
 
-        ce = F.cross_entropy(inputs, labels, reduction="none")
-        alpha * (1 - torch.exp(-ce)) ** gamma * ce
+    ```python
+    ce = F.cross_entropy(inputs, labels, reduction="none")
+    alpha * (1 - torch.exp(-ce)) ** gamma * ce
+    ```
     """
     alpha, gamma, class_alpha = _arguments(inputs, labels, alpha, gamma)
     _check.choice(reduction, "reduction", REDUCTIONS)

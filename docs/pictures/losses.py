@@ -1,0 +1,135 @@
+"""Curves of the losses, every point of which an operator computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from focaldet import Anchors, ops
+
+from .style import COLOURS, INK, labelled, panels
+
+GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
+
+
+def _with_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss of each logit, and its derivative."""
+    x = x.clone().requires_grad_()
+    value = loss(x)
+    value.sum().backward()
+    return value.detach(), x.grad
+
+
+def sigmoid_focal_loss() -> Figure:
+    """Loss and gradient of one positive for the paper's gammas."""
+    loss_axes, slope_axes = panels("loss of a positive", "its gradient")
+    x = torch.linspace(-5, 5, 201)[:, None]  # one class
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    for gamma, colour in zip(GAMMAS, COLOURS, strict=False):
+
+        def loss(x: Tensor, gamma: float = gamma) -> Tensor:
+            return ops.sigmoid_focal_loss(x, labels, alpha=-1, gamma=gamma)
+
+        value, slope = _with_gradient(loss, x)
+        name = f"gamma = {gamma:g}" + (" (cross entropy)" if gamma == 0 else "")
+        loss_axes.plot(x.sigmoid()[:, 0], value[:, 0], color=colour, label=name)
+        slope_axes.plot(x[:, 0], slope[:, 0], color=colour, label=name)
+    loss_axes.set_ylim(0, 5)
+    labelled(loss_axes, "probability of the class, p = sigma(x)", "loss")
+    labelled(slope_axes, "logit x", "d loss / d x")
+    return loss_axes.figure
+
+
+def quality_focal_loss() -> Figure:
+    """The least loss lies at the quality, and the gradient is small near it."""
+    loss_axes, slope_axes = panels("loss, beta = 2", "its gradient")
+    x = torch.linspace(-5, 5, 201)[:, None]
+    for quality, colour in zip((0.0, 0.3, 0.6, 0.9), COLOURS, strict=False):
+        target = torch.full_like(x, quality)
+
+        def loss(x: Tensor, target: Tensor = target) -> Tensor:
+            return ops.quality_focal_loss(x, target)
+
+        _by_probability(loss, x, f"y = {quality:g}", colour, loss_axes, slope_axes)
+    loss_axes.set_ylim(0, 2)
+    labelled(loss_axes, "predicted quality, sigma(x)", "loss")
+    labelled(slope_axes, "predicted quality, sigma(x)", "d loss / d x")
+    return loss_axes.figure
+
+
+def varifocal_loss() -> Figure:
+    """Negatives are scaled down, positives weighed by their quality."""
+    loss_axes, slope_axes = panels("loss, alpha = 0.75, gamma = 2", "its gradient")
+    x = torch.linspace(-5, 5, 201)[:, None]
+    for quality, colour in zip((0.0, 0.3, 0.6, 0.9), COLOURS, strict=False):
+        target = torch.full_like(x, quality)
+
+        def loss(x: Tensor, target: Tensor = target) -> Tensor:
+            return ops.varifocal_loss(x, target)
+
+        name = "negative, y = 0" if quality == 0 else f"positive, y = {quality:g}"
+        _by_probability(loss, x, name, colour, loss_axes, slope_axes)
+    loss_axes.set_ylim(0, 2.5)
+    labelled(loss_axes, "predicted quality, sigma(x)", "loss")
+    labelled(slope_axes, "predicted quality, sigma(x)", "d loss / d x")
+    return loss_axes.figure
+
+
+def _by_probability(
+    loss: Callable[[Tensor], Tensor], x: Tensor, name: str, colour: str, *axes: object
+) -> None:
+    """Loss and gradient over sigma(x), one in each of two axes."""
+    for panel, line in zip(axes, _with_gradient(loss, x), strict=True):
+        panel.plot(x.sigmoid()[:, 0], line[:, 0], color=colour, label=name)
+
+
+def softmax_focal_loss() -> Figure:
+    """Three classes: as the label's logit rises, what the loss pulls at each of the three."""
+    loss_axes, slope_axes = panels("loss, alpha off", "gradients, gamma = 2")
+    x = torch.zeros(201, 3)  # logits x, 0 and 1, of which the first is the label's
+    x[:, 0] = torch.linspace(-4, 6, len(x))
+    x[:, 2] = 1
+    labels = torch.zeros(len(x), dtype=torch.int64)
+    for gamma, colour in zip(GAMMAS, COLOURS, strict=False):
+        value = ops.softmax_focal_loss(x, labels, alpha=-1, gamma=gamma)
+        loss_axes.plot(x[:, 0], value, color=colour, label=f"gamma = {gamma:g}")
+    logits = x.clone().requires_grad_()
+    ops.softmax_focal_loss(logits, labels, alpha=-1, reduction="sum").backward()
+    names = ("of the label", "of the class with logit 0", "of the class with logit 1")
+    for k, (name, colour) in enumerate(zip(names, (INK, *COLOURS), strict=False)):
+        slope_axes.plot(x[:, 0], logits.grad[:, k], color=colour, label=name)
+    labelled(loss_axes, "logit of the label", "loss")
+    labelled(slope_axes, "logit of the label", "d loss / d logit")
+    return loss_axes.figure
+
+
+def retinanet_loss() -> Figure:
+    """The box losses of one anchor whose box is predicted too far to the right."""
+    far_axes, near_axes = panels("box losses", "near the target")
+    side = 64.0
+    anchor = Anchors((((0.0, 0.0, side, side),),), ((1, 1),), ((64, 64),), 0.0)
+    truth = torch.tensor([[0.0, 0.0, side, side]])
+    label, splits = torch.tensor([0]), torch.tensor([0, 1])
+
+    def loss(offset: float, kind: str, beta: float) -> float:
+        deltas = torch.tensor([offset, 0.0, 0.0, 0.0]).view(1, 4, 1, 1)
+        logits = torch.zeros(1, 1, 1, 1)
+        return ops.retinanet_loss(
+            [logits], [deltas], anchor, truth, label, splits, box_loss=kind, beta=beta
+        )[1].item()
+
+    kinds = ("smooth_l1", "smooth_l1", "l1", "giou", "diou", "ciou")
+    betas = (0.1, 1.0, 0.1, 0.1, 0.1, 0.1)
+    for kind, beta, colour in zip(kinds, betas, COLOURS, strict=True):
+        name = f"{kind}, beta = {beta:g}" if kind == "smooth_l1" else kind
+        dashed = "--" if kind == "ciou" else "-"  # on diou, as the shapes are equal
+        for axes, reach in ((far_axes, 2.0), (near_axes, 0.25)):
+            x = torch.linspace(-reach, reach, 81).tolist()
+            axes.plot(x, [loss(d, kind, beta) for d in x], dashed, color=colour, label=name)
+    far_axes.figure.legend(*far_axes.get_legend_handles_labels(), loc="outside right center")
+    far_axes.set(xlabel="dx: distance in widths of the anchor", ylabel="loss")
+    near_axes.set_xlabel("dx")
+    return far_axes.figure
