@@ -25,7 +25,7 @@ def box_iou() -> Figure:
             corner = (x1, y1) if name == "a" else (x2 - 16, y2)
             tag(scene_axes, *corner, f"{name}[{row}]", colour)
     iou = ops.box_iou(a, b)
-    matrix_axes.imshow(iou, cmap="Blues", vmin=0, vmax=1, interpolation="none")
+    matrix_axes.imshow(iou.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="none")
     matrix_axes.grid(False)
     matrix_axes.set_xticks(range(len(b)), [f"b[{j}]" for j in range(len(b))])
     matrix_axes.set_yticks(range(len(a)), [f"a[{i}]" for i in range(len(a))])

@@ -123,7 +123,8 @@ def soft_nms() -> Figure:
     given["nms at 0.3"] = torch.zeros_like(scores).index_put_((kept,), scores[kept])
     colours = (GREY, BLUE, ORANGE, INK)
     for i, ((name, values), colour) in enumerate(zip(given.items(), colours, strict=True)):
-        bars.bar(torch.arange(len(x)) + 0.2 * (i - 1.5), values, 0.18, color=colour, label=name)
+        places = torch.arange(len(x)) + 0.2 * (i - 1.5)
+        bars.bar(places.numpy(), values.numpy(), 0.18, color=colour, label=name)
     labelled(bars, "box", "score")
     bars.set_ylim(0, 1.6)
     bars.legend(ncols=2, loc="upper center")
