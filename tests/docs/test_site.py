@@ -61,7 +61,8 @@ def test_a_page_shows_its_docstring(name: str) -> None:
     """By the module that defines it: read without an import, focaldet.ops.nms is a module."""
     for path in documented(name):
         module, _, function = path.rpartition(".")
-        assert getattr(importlib.import_module(module), function) is getattr(ops, function)
+        shown = getattr(importlib.import_module(module), function)
+        assert shown is getattr(ops, function) and shown.__module__ == module
     wanted = {name} | (WITHOUT_A_PAGE if name == "generate_anchors" else set())
     assert {path.rpartition(".")[2] for path in documented(name)} == wanted
 
