@@ -1,7 +1,8 @@
 """`python -m benchmarks.detector COMMAND RUN [RUN ...]`: keeps what training runs reached.
 
 Reads metrics.jsonl of the run folders that the command made with --seed 0, 1, ..., and writes
-benchmarks/results/detector/NAME.json (--name), which `benchmarks.tables` renders into the README.
+benchmarks/results/detector/NAME.json (--name), which `benchmarks.tables` renders into
+docs/guides/train.md.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""`python -m benchmarks.tables`: renders benchmarks/results into the README, and what is measured
-of the recipes into examples/README.md beside it.
+"""`python -m benchmarks.tables`: renders benchmarks/results into the pages that show them.
 
 `python -m benchmarks --device cpu --json benchmarks/results/cpu.json` makes such a result, `bash
 benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them, and
@@ -19,11 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, bars, detector
+from . import ROOT, bars, detector, headline
 from .bars import drop_in, end_to_end, loss, recipes, suppression
 from .gpu import outcomes
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
+
+Run = dict[str, Any]  # a result: facts and rows, or machine and steps
 
 MEMORY = "memory"  # the limit of each case, whatever it is
 COLUMNS = {  # providers, and what the table calls those that are no packages
@@ -38,36 +39,51 @@ BARS = {
     "suppression": suppression.table,
     "end_to_end": end_to_end.table,
     "drop_in": drop_in.table,
+    "recipes": recipes.table,
+}
+PAGES = {  # below the root, and the sections between markers in each
+    "README.md": ("headline",),
+    "docs/benchmarks.md": ("benchmarks", "loss", "suppression", "end_to_end", "drop_in"),
+    "docs/guides/train.md": ("bccd",),
+    "examples/README.md": ("recipes",),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.tables", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 if the README differs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a page differs")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder of the README")
     args = parser.parse_args(argv)
-    text = rendered = read(args.readme)
-    rendered = replace(rendered, "benchmarks", lambda: render(args.results), args.readme)
-    for name, bar_table in BARS.items():
-        section = partial(measured_bars, args.results, name, bar_table)
-        rendered = replace(rendered, name, section, args.readme)
-    for path in sorted(args.results.glob("detector/*.json")):
-        section = partial(detector.table, json.loads(read(path)))
-        rendered = replace(rendered, path.stem, section, args.readme)
-    pages = {args.readme: (text, rendered)}
-    beside = args.readme.parent / "examples" / "README.md"
-    if beside.exists():
-        text = read(beside)
-        section = partial(measured_bars, args.results, "recipes", recipes.table)
-        pages[beside] = text, replace(text, "recipes", section, beside)
-    different = {page: new for page, (old, new) in pages.items() if new != old}
-    for page, new in different.items():
+    different = {}
+    for name, sections in PAGES.items():
+        page = args.root / name
+        text = rendered = read(page)
+        for section in sections:
+            rendered = replace(rendered, section, partial(content, args.results, section), page)
+        if rendered != text:
+            different[page] = rendered
+    for page, rendered in different.items():
         if args.check:
             print(f"{page} does not say what {args.results} says; run this without --check")
         else:
-            page.write_text(new, encoding="utf-8")
+            page.write_text(rendered, encoding="utf-8")
     return int(bool(args.check and different))
+
+
+def content(results: Path, section: str) -> str:
+    """What stands between the markers of a section."""
+    if section == "headline":
+        return headline.render(*measured(results))
+    if section == "benchmarks":
+        return render(*measured(results))
+    if section in BARS:
+        path, writer = bars.path_in(results, section), f"`python -m benchmarks.bars.{section}`"
+        show = BARS[section]
+    else:
+        path, writer = results / "detector" / f"{section}.json", "`python -m benchmarks.detector`"
+        show = detector.table
+    return show(parse(path, writer)) if path.exists() else "Not measured yet."
 
 
 def replace(text: str, name: str, section: Callable[[], str], readme: Path) -> str:
@@ -80,29 +96,32 @@ def replace(text: str, name: str, section: Callable[[], str], readme: Path) -> s
     return f"{before}{begin}\n\n{section()}\n\n{end}{after}"
 
 
-def render(results: Path) -> str:
+def measured(results: Path) -> tuple[list[Run], list[Run]]:
+    """What `python -m benchmarks` wrote, and what benchmarks/gpu.sh did."""
+    writer = "`bash benchmarks/gpu.sh`"
+    return (
+        [load(path) for path in sorted(results.glob("*.json"))],
+        [parse(path, writer) for path in sorted(results.glob("gpu/*.json"))],
+    )
+
+
+def render(runs: Sequence[Run], gpus: Sequence[Run]) -> str:
     """A table for each result, and a line for each kind of device that has none."""
-    runs = [load(path) for path in sorted(results.glob("*.json"))]
-    cpus = [table("CPU", run) for run in runs if run["facts"]["device"] == "cpu"]
-    gpus = [gpu(path) for path in sorted(results.glob("gpu/*.json"))]
-    return "\n\n".join((cpus or ["CPU: not measured yet."]) + (gpus or ["GPU: not measured yet."]))
+    cpu_tables = [table("CPU", run) for run in runs if run["facts"]["device"] == "cpu"]
+    gpu_tables = [gpu(result) for result in gpus]
+    return "\n\n".join(
+        (cpu_tables or ["CPU: not measured yet."]) + (gpu_tables or ["GPU: not measured yet."])
+    )
 
 
-def measured_bars(results: Path, name: str, table: Callable[[dict[str, Any]], str]) -> str:
-    path = bars.path_in(results, name)
-    writer = f"`python -m benchmarks.bars.{name}`"
-    return table(parse(path, writer)) if path.exists() else "Not measured yet."
-
-
-def gpu(path: Path) -> str:
+def gpu(result: Run) -> str:
     """What benchmarks/gpu.sh found, in a line, and a table for each dtype."""
-    result = parse(path, "`bash benchmarks/gpu.sh`")
     timed = [part for part in result["steps"].values() if "rows" in part]
     lines = [outcomes.headline(result, csrc_sha256()), *(table("GPU", part) for part in timed)]
     return "\n\n".join(lines)
 
 
-def table(title: str, run: dict[str, Any]) -> str:
+def table(title: str, run: Run) -> str:
     facts = run["facts"]
     heap = "heap kept" if facts["heap"] == "kept" else "default malloc"
     caption = (
@@ -142,14 +161,14 @@ def cell(row: Row | None, focaldet: Row | None) -> str:
     return f"{text} ({digits(ratio) if ratio >= 1 else f'{ratio:.2g}'}x)"
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Run:
     run = parse(path, "`python -m benchmarks --json`")
     if run["facts"]["quick"]:
         stop(f"{path}: its figures are of a --quick run and mean nothing")
     return run
 
 
-def parse(path: Path, writer: str) -> dict[str, Any]:
+def parse(path: Path, writer: str) -> Run:
     try:
         return json.loads(read(path))
     except json.JSONDecodeError as error:

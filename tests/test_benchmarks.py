@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages.marked import write_pages
 
 import focaldet
 
@@ -216,48 +217,74 @@ def test_everything_that_the_machine_can_do(
 
 
 @pytest.fixture
-def readme(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
-    """A README with markers, and the arguments that render a measured CPU result into it."""
+def pages(tmp_path: Path, result: Path) -> tuple[Path, list[str]]:
+    """A folder of pages with markers, and the arguments that render a CPU's result into them."""
     (tmp_path / "results").mkdir()
     run = json.loads(result.read_text())
     run["facts"]["quick"] = False
     (tmp_path / "results" / "cpu.json").write_text(json.dumps(run))
-    path = tmp_path / "README.md"
-    sections = {"benchmarks": "old\n", **dict.fromkeys(part("tables").BARS, "")}
-    marked = (f"<!-- {k}:begin -->\n{v}<!-- {k}:end -->\n" for k, v in sections.items())
-    path.write_text(f"before\n{''.join(marked)}after\n")
-    return path, ["--readme", str(path), "--results", str(tmp_path / "results")]
+    write_pages(tmp_path, part("tables").PAGES)
+    return tmp_path, ["--root", str(tmp_path), "--results", str(tmp_path / "results")]
 
 
-def test_tables_are_rendered_between_the_markers(readme: tuple[Path, list[str]]) -> None:
-    path, arguments = readme
-    main = part("tables").main
+def test_tables_are_rendered_between_the_markers(pages: tuple[Path, list[str]]) -> None:
+    root, arguments = pages
+    page, main = root / "docs" / "benchmarks.md", part("tables").main
     assert main([*arguments, "--check"]) == 1
-    assert "old" in path.read_text()  # a check changes nothing
+    assert "old" in page.read_text()  # a check changes nothing
     assert main(arguments) == 0
-    text = path.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    for name in part("tables").PAGES:
+        text = (root / name).read_text()
+        assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    text = page.read_text()
     assert "GPU: not measured yet." in text and "CPU: not measured" not in text
     assert "| nms, 1,000 uniform boxes | " in text and "LVIS" in text
     assert "| sigmoid_focal_loss from labels, RetinaNet 640 x 640, forward and backward | " in text
     assert text.count("sigmoid_focal_loss from labels, RetinaNet 640 x 640") == 1
     assert main([*arguments, "--check"]) == 0
-    path.write_text(text.replace(" µs", " ms", 1))
+    page.write_text(text.replace(" µs", " ms", 1))
     assert main([*arguments, "--check"]) == 1
 
 
-def test_tables_without_results(readme: tuple[Path, list[str]]) -> None:
-    path, arguments = readme
-    (path.parent / "results" / "cpu.json").unlink()
+def test_tables_without_results(pages: tuple[Path, list[str]]) -> None:
+    root, arguments = pages
+    (root / "results" / "cpu.json").unlink()
     assert part("tables").main(arguments) == 0
-    assert "CPU: not measured yet.\n\nGPU: not measured yet." in path.read_text()
+    for page in ("README.md", "docs/benchmarks.md"):
+        assert "CPU: not measured yet.\n\nGPU: not measured yet." in (root / page).read_text()
+
+
+def test_the_headline_compares_within_a_round(benchmarks: None) -> None:
+    """Medians of ratios, not ratios of medians; a case without its times has no row."""
+
+    def row(provider: str, *seconds: float) -> dict[str, Any]:
+        case, _ = part("headline").CASES[1]
+        fields = {"case": case, "provider": provider, "way": "forward", "seconds": seconds}
+        return {"op": "match", "moved": 1, **fields}
+
+    rows = [row("focaldet", 1, 2, 4), row("torchvision", 6, 2, 12), row("read", 0.5, 0.1, 0.5)]
+    facts = {"device": "cpu", "dtype": "float32", "cpu": "a CPU", "gpu": None, "threads": 1}
+    run = {"facts": facts | {"csrc_sha256": "0" * 64}, "rows": rows}
+    table, caption, gpu = part("headline").render([run], []).split("\n\n")
+    assert table.splitlines()[2:] == [
+        "| match_anchors, RetinaNet 800 x 1333 | 2.00 s | 3.00x | 8.00x |  |  |  |"
+    ]
+    assert caption.startswith("CPU: a CPU, 1 thread, float32; ") and gpu.startswith("GPU: not")
+
+
+def test_the_headline_has_all_its_rows() -> None:
+    """The names of its cases are those of the committed results."""
+    text = (ROOT / "README.md").read_text()
+    for case, _ in part("headline").CASES:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {case}")]
+        assert all(cell.strip() for cell in line.strip("|").split("|")), line
 
 
 def test_tables_refuse_what_they_cannot_use(
-    readme: tuple[Path, list[str]], result: Path, capsys: pytest.CaptureFixture[str]
+    pages: tuple[Path, list[str]], result: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, arguments = readme
-    target = path.parent / "results" / "cpu.json"
+    root, arguments = pages
+    target = root / "results" / "cpu.json"
 
     def refused() -> str:
         with pytest.raises(SystemExit) as stopped:
@@ -271,9 +298,10 @@ def test_tables_refuse_what_they_cannot_use(
     assert "--quick" in refused()
     target.write_text("{")
     assert "expected what `python -m benchmarks --json` writes" in refused()
-    path.write_text("no markers")
-    assert "benchmarks:begin" in refused()
-    path.unlink()
+    target.unlink()
+    (root / "README.md").write_text("no markers")
+    assert "headline:begin" in refused()
+    (root / "README.md").unlink()
     assert "README.md: No such file" in refused()
 
 

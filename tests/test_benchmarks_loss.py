@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pages.marked import write_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("benchmarks")
@@ -119,20 +120,18 @@ def test_children_get_their_heap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not settings.keys() & default.keys() and "PATH" in default
 
 
-def test_the_table_in_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme, results = tmp_path / "README.md", tmp_path / "results" / "loss"
-    sections = ("benchmarks", *part("tables").BARS)
-    markers = (f"<!-- {name}:{end} -->\n" for name in sections for end in ("begin", "end"))
-    readme.write_text("".join(markers))
-    arguments = ["--readme", str(readme), "--results", str(results.parent)]
+def test_the_table_in_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, results = tmp_path / "docs" / "benchmarks.md", tmp_path / "results" / "loss"
+    write_pages(tmp_path, part("tables").PAGES)
+    arguments = ["--root", str(tmp_path), "--results", str(results.parent)]
     main = part("tables").main
     assert main(arguments) == 0
-    assert "<!-- loss:begin -->\n\nNot measured yet.\n\n<!-- loss:end -->" in readme.read_text()
+    assert "<!-- loss:begin -->\n\nNot measured yet.\n\n<!-- loss:end -->" in page.read_text()
     results.mkdir(parents=True)
     (results / "cpu.json").write_text(json.dumps(result()))
     assert main([*arguments, "--check"]) == 1
     assert main(arguments) == 0
-    assert "torchvision / focaldet, overwriting" in readme.read_text()
+    assert "torchvision / focaldet, overwriting" in page.read_text()
     assert main([*arguments, "--check"]) == 0
     (results / "cpu.json").write_text("{")
     with pytest.raises(SystemExit):

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pages.marked import write_pages
 
 pytestmark = pytest.mark.usefixtures("benchmarks")
 
@@ -51,22 +52,16 @@ def test_the_table() -> None:
 
 
 def test_the_table_among_the_examples(tmp_path: Path) -> None:
-    """Beside a README, if it is there; the README is as before."""
-    sections = ("benchmarks", *part("tables").BARS)
-    markers = (f"<!-- {name}:{end} -->\n" for name in sections for end in ("begin", "end"))
-    readme, page = tmp_path / "README.md", tmp_path / "examples" / "README.md"
-    readme.write_text("".join(markers))
-    page.parent.mkdir()
-    page.write_text("<!-- recipes:begin -->\n<!-- recipes:end -->\n")
-    results = tmp_path / "results" / "recipes"
+    write_pages(tmp_path, part("tables").PAGES)
+    page, results = tmp_path / "examples" / "README.md", tmp_path / "results" / "recipes"
     results.mkdir(parents=True)
-    arguments = ["--readme", str(readme), "--results", str(results.parent)]
+    arguments = ["--root", str(tmp_path), "--results", str(results.parent)]
     main = part("tables").main
     assert main(arguments) == 0 and "Not measured yet." in page.read_text()
     (results / "cpu.json").write_text(json.dumps(result()))
     assert main([*arguments, "--check"]) == 1
     assert main(arguments) == 0 and "| mmdet | " in page.read_text()
-    assert "mmdet" not in readme.read_text()
+    assert "mmdet" not in (tmp_path / "README.md").read_text()
     assert main([*arguments, "--check"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.sh reads from its steps, and what the README makes of it."""
+"""What benchmarks/gpu.sh reads from its steps, and what the pages make of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pages.marked import write_pages
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("benchmarks")
@@ -161,21 +162,22 @@ def test_a_build_holds_while_the_extension_is_its_own(
     assert outcomes.build(outcome(1, f"{reason}\n")) == ({}, reason)
 
 
-# What the README says ---------------------------------------------------------------------------
+# What the pages say -----------------------------------------------------------------------------
 
 
 def rendered(tmp_path: Path, result: dict[str, Any] | None) -> str:
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    sections = ("benchmarks", *part("tables").BARS)
-    lines = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in sections]
-    readme.write_text("".join(lines))
+    results = tmp_path / "results"
+    write_pages(tmp_path, part("tables").PAGES)
     (results / "gpu").mkdir(parents=True)
     if result is not None:
         (results / "gpu" / "some-gpu.json").write_text(json.dumps(result))
-    arguments = ["--readme", str(readme), "--results", str(results)]
+    arguments = ["--root", str(tmp_path), "--results", str(results)]
     assert part("tables").main(arguments) == 0
     assert part("tables").main([*arguments, "--check"]) == 0
-    return readme.read_text()
+    pages = [(tmp_path / name).read_text() for name in ("README.md", "docs/benchmarks.md")]
+    status = [line for line in pages[0].splitlines() if line.startswith("GPU: ")][-1]
+    assert status in pages[1].splitlines()  # both pages tell the same
+    return pages[1]
 
 
 def measured(csrc: str) -> dict[str, Any]:
@@ -202,18 +204,18 @@ OUTCOME = (
 )
 
 
-def test_readme_without_a_result(tmp_path: Path) -> None:
+def test_pages_without_a_result(tmp_path: Path) -> None:
     assert "\n\nGPU: not measured yet.\n\n" in rendered(tmp_path, None)
 
 
-def test_readme_with_a_result_of_these_sources(tmp_path: Path) -> None:
+def test_pages_with_a_result_of_these_sources(tmp_path: Path) -> None:
     text = rendered(tmp_path, measured(part("sources").csrc_sha256()))
     assert f"\n\nGPU: {OUTCOME}\n\nGPU: Some GPU 80GB, 2 threads" in text
     assert "not measured since" not in text and "GPU: not measured yet" not in text
     assert "| nms, 50 boxes | 1.00 s |" in text
 
 
-def test_readme_after_a_change_of_the_sources(tmp_path: Path) -> None:
+def test_pages_after_a_change_of_the_sources(tmp_path: Path) -> None:
     text = rendered(tmp_path, measured("3b6572d240d7" + "0" * 52))
     assert f"\n\nGPU: not measured since `3b6572d240d7`; then, on {OUTCOME}\n\n" in text
     assert "| nms, 50 boxes | 1.00 s |" in text

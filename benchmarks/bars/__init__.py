@@ -3,7 +3,8 @@ the process and as malloc is by default. What bars/loss.py and bars/suppression.
 share.
 
 A module of bars has the module that times its cases (see command.py), its targets, and a table of
-its result, benchmarks/results/NAME/cpu.json, which `benchmarks.tables` renders into the README.
+its result, benchmarks/results/NAME/cpu.json, which `benchmarks.tables` renders into
+docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 
 Runs drop_in_cases.py, the replaced stages of a RetinaNet, twice, with freed memory kept in the
 process and as malloc is by default, and drop_in_whole.py, whole detectors, as malloc is by default;
-writes benchmarks/results/drop_in/cpu.json, which `benchmarks.tables` renders into the README.
-`--quick` takes tiny images, to see that all runs, and writes nothing.
+writes benchmarks/results/drop_in/cpu.json, which `benchmarks.tables` renders into
+docs/benchmarks.md. `--quick` takes tiny images, to see that all runs, and writes nothing.
 """
 
 from __future__ import annotations

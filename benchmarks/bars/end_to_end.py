@@ -4,8 +4,8 @@ with the same weights: inference and a training step, where their time goes, and
 Every way to run it has a process of its own (end_to_end_worker.py), which is timed in turns with
 the others, default malloc, and whose peak of memory is its own. Who finds other detections, or has
 other losses, is not timed. Writes benchmarks/results/end_to_end/cpu.json, which `benchmarks.tables`
-renders into the README. `--quick` takes tiny images and ResNet-18, compiles nothing, to see that
-all runs, and writes nothing.
+renders into docs/benchmarks.md. `--quick` takes tiny images and ResNet-18, compiles nothing, to see
+that all runs, and writes nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`python -m benchmarks.bars.loss`: how fast training's loss is on the CPU, and is to be.
 
 Runs loss_cases.py twice, with freed memory kept in the process and as malloc is by default, and
-loss_memory.py; writes benchmarks/results/loss/cpu.json, which `benchmarks.tables`
-renders into the README. `--quick` takes tiny inputs, to see that all runs, and writes nothing.
+loss_memory.py; writes benchmarks/results/loss/cpu.json, which `benchmarks.tables` renders into
+docs/benchmarks.md. `--quick` takes tiny inputs, to see that all runs, and writes nothing.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 suppressed on the CPU, and how fast they are to.
 
 Runs suppression_cases.py twice, with freed memory kept in the process and as malloc is by default,
-and nms_memory.py; writes benchmarks/results/suppression/cpu.json, which
-`benchmarks.tables` renders into the README. `--quick` takes tiny inputs, to see that all runs, and
-writes nothing.
+and nms_memory.py; writes benchmarks/results/suppression/cpu.json, which `benchmarks.tables` renders
+into docs/benchmarks.md. `--quick` takes tiny inputs, to see that all runs, and writes nothing.
 """
 
 from __future__ import annotations

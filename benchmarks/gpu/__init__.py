@@ -3,7 +3,7 @@
 Builds the extension for the card, runs the tests marked cuda, checks the kernels with
 compute-sanitizer and times the operators, without a network. What a step gave is kept in build/gpu/
 by kernel sources, GPU and torch, and a step that passed is not run again. All that is there goes
-into one file, which `python -m benchmarks.tables` renders into the README.
+into one file, which `python -m benchmarks.tables` renders into the pages.
 """
 
 from __future__ import annotations
