@@ -34,9 +34,9 @@ def render(runs: Sequence[Run], gpus: Sequence[Run]) -> str:
     timed = [part for gpu in gpus for part in gpu["steps"].values() if _is_float32(part)]
     shown = {"CPU": cpus[:1], "GPU": timed[:1]}
     lines = [
-        "| | CPU | torchvision | limit | GPU | torchvision | limit |",
+        f"| | {' | '.join(f'{kind} | torchvision / ours | ours / limit' for kind in shown)} |",
         "|---|---:|---:|---:|---:|---:|---:|",
-        *_rows([run[0]["rows"] if run else [] for run in shown.values()]),
+        *_rows([[Row(**row) for run in kind for row in run["rows"]] for kind in shown.values()]),
     ]
     captions = [_caption(kind, run[0]["facts"]) for kind, run in shown.items() if run]
     captions += [f"{kind}: not measured yet." for kind, run in shown.items() if not run]
@@ -48,12 +48,9 @@ def _is_float32(part: Run) -> bool:
     return "rows" in part and part["facts"]["dtype"] == "float32"
 
 
-def _rows(runs: Sequence[Sequence[dict[str, Any]]]) -> Iterator[str]:
+def _rows(runs: Sequence[Sequence[Row]]) -> Iterator[str]:
     for case, way in CASES:
-        found = [
-            [Row(**row) for row in rows if (row["case"], row["way"]) == (case, way)]
-            for rows in runs
-        ]
+        found = [[row for row in rows if (row.case, row.way) == (case, way)] for rows in runs]
         if any(found):
             cells = [cell for rows in found for cell in _cells(rows)]
             title = case + ", forward and backward" * (way == "both")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -278,6 +279,26 @@ def test_the_headline_has_all_its_rows() -> None:
     for case, _ in part("headline").CASES:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {case}")]
         assert all(cell.strip() for cell in line.strip("|").split("|")), line
+
+
+def test_the_figures_in_the_readmes_prose() -> None:
+    """They are typed by hand: what docs/benchmarks.md says, rounded."""
+    measured = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    prose = " ".join((ROOT / "README.md").read_text().split())
+
+    def last_cell(start: str) -> str:
+        (line,) = [line for line in measured if line.startswith(start)]
+        return line.rstrip("| ").rpartition("| ")[2]
+
+    loss = "| `retinanet_loss`, forward and backward, 2 images"
+    ratio = float(last_cell(f"{loss} | torchvision / focaldet, overwriting").partition("x")[0])
+    memory = re.search(r"([\d.]+) MB / (\d+) MB", last_cell(f'{loss}, mode "overwrite"'))
+    assert f"{ratio:.0f} times as fast as torchvision" in prose
+    assert f"{float(memory[1]):.1f} MB beside them" in prose and f"takes {memory[2]} MB" in prose
+    million = "| `nms`, 1,000,000 boxes in one group"
+    time, unit = last_cell(f"{million} | time").split()
+    peak = last_cell(f"{million} | peak").partition(" MB")[0]
+    assert unit == "ms" and f"{float(time) / 1000:.1f} s and {float(peak):.0f} MB" in prose
 
 
 def test_tables_refuse_what_they_cannot_use(

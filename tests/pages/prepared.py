@@ -14,7 +14,7 @@ from PIL import Image
 from focaldet.checkpoint import Description, save_checkpoint
 from focaldet.data import generate_scenes
 from focaldet.data.scenes import CLASSES
-from focaldet.models import RetinaNet
+from focaldet.models import V2, RetinaNet
 from focaldet.models.resnet import ResNet
 
 SIZE = 64  # pixels, the side of a scene
@@ -85,11 +85,13 @@ def _photos(folder: Path) -> None:
 
 
 def _weights(folder: Path) -> None:
-    """A checkpoint of ours, a model zoo's file, and a classifier's."""
+    """A checkpoint of ours, detectors as torchvision and detectron2 have them, and a classifier."""
     (folder / "runs" / "x").mkdir(parents=True)
     model = RetinaNet(3, "resnet18", min_size=SIZE, max_size=SIZE, **SMALL)
     described = Description(model.config, list(CLASSES), [1, 2, 3])
     save_checkpoint(folder / "runs" / "x" / "best.safetensors", model.state_dict(), described)
+    theirs = RetinaNet(91, "resnet18", **V2, **SMALL | {"fpn_channels": 32})
+    torch.save(theirs.state_dict(), folder / "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth")
     weights = zoo.randomised(zoo.Detectron2(80)).state_dict()
     arrays = {name: value.numpy() for name, value in weights.items()}
     (folder / "RetinaNet_R_50_FPN_3x.pkl").write_bytes(pickle.dumps({"model": arrays}))
