@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from pages.blocks import BadPage, blocks, commands, run_page
-from pages.commands import elsewhere, outputs, shortened
+from pages.commands import IN_CI, NOT_RUN, elsewhere, outputs, shortened
 from pages.prepared import SIZE, SMALL, prepare
 
 import focaldet.cli
@@ -21,7 +22,8 @@ from focaldet.models import RetinaNet
 ROOT = Path(__file__).resolve().parent.parent.parent
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 OPTIONAL = ("torchvision", "matplotlib")  # packages without which a page is skipped
-SLOW = ("docs/guides/detect.md",)  # over 5 s
+GUIDES = ("detect", "integrate", "train")
+SLOW = ("README.md", *(f"docs/guides/{name}.md" for name in GUIDES))  # over 5 s
 PAGES = [
     page
     for pattern in ("README.md", "CONTRIBUTING.md", "examples/README.md", "docs/**/*.md")
@@ -182,6 +184,17 @@ def test_what_a_page_must_not_have(
 ) -> None:
     with pytest.raises(BadPage, match=message):
         run(page_of(tmp_path, *parts))
+
+
+def test_commands_that_no_page_shows_are_not_listed() -> None:
+    shown = {
+        shlex.join(command.words)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language == "sh"
+        for command in commands(block)
+    }
+    assert {*IN_CI, *NOT_RUN} <= shown
 
 
 def test_a_command_that_ci_no_longer_runs() -> None:

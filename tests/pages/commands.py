@@ -17,7 +17,6 @@ IN_CI = {
     "pip install .": "pip install -v .",
     "pip install '.[test]'": 'pip install -q ".[test]"',
     "pytest": "\npytest\n",
-    "python tests/sanitize.py": "python tests/sanitize.py",
     "python -m benchmarks.bars.loss": "python -m benchmarks.bars.loss --quick",
     "python -m benchmarks.bars.suppression": "python -m benchmarks.bars.suppression --quick",
     "python -m benchmarks.bars.end_to_end": "python -m benchmarks.bars.end_to_end --quick",
