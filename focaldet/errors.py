@@ -4,6 +4,7 @@
 class UserError(ValueError):
     """Bad input from outside the program: a file, a data set, a command-line value.
 
-    The message is one line that names the thing, says what came and what was expected. The command
-    line prints it as ``focaldet: error: <message>`` and exits with code 2, without a traceback.
+    The message is one line that names the thing, says what came, and what was expected or what to
+    do. The command line prints it as ``focaldet: error: <message>`` and exits with code 2, without
+    a traceback.
     """

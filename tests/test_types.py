@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import stubs
+import torch
 
 import focaldet
+from focaldet import torch_ops
 
 ROOT = Path(__file__).parents[1]
 STUBS = ROOT / "focaldet"
@@ -67,6 +69,10 @@ def test_the_stub_of_the_operators_is_what_their_schemas_say() -> None:
     assert (STUBS / "torch_ops.pyi").read_text() == stubs.render() + "\n", (
         "run: python tests/stubs.py"
     )
+
+
+def test_the_typed_operators_are_those_of_torch() -> None:
+    assert torch_ops is torch.ops.focaldet
 
 
 @pytest.mark.parametrize("name", ["_C", "_C_cuda"])
