@@ -8,6 +8,10 @@
 
 #include "../stable.h"
 
+#ifndef FOCALDET_CUDA_ARCHS  // setup.py says them; others who build on these headers need not
+#define FOCALDET_CUDA_ARCHS "unknown"
+#endif
+
 namespace focaldet {
 
 // What to do where this build has no code for the GPU ("no kernel image"), or its driver is older
@@ -39,6 +43,7 @@ inline std::string way_out(cudaError_t error) {
 
 inline void check_launch(cudaError_t error) {
   if (error == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // it has been noticed; no later check shall find it
   const std::string explained = way_out(error);
   if (!explained.empty()) throw std::runtime_error(explained);
   STD_CUDA_CHECK(error);
