@@ -49,7 +49,7 @@ SANITIZERS = {
 SANITIZED_DTYPES = {"racecheck": ("float32", "bfloat16")}
 DTYPES = ("float32", "bfloat16")
 WORKERS = 4
-PACKAGES = ("setuptools", "pybind11", "numpy", "pytest", "hypothesis")
+PACKAGES = ("setuptools", "numpy", "pytest", "hypothesis")
 PARTS, RESULTS = ROOT / "build" / "gpu", ROOT / "benchmarks" / "results" / "gpu"
 
 
