@@ -2,7 +2,8 @@
 
 `python -m benchmarks --device cpu --json benchmarks/results/cpu.json` makes such a result, `bash
 benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them, and
-`python -m benchmarks.detector` those in detector/. Each table stands between two marker lines.
+`python -m benchmarks.detector` those in detector/, `python tests/wheels.py try` that in wheels/.
+Each table stands between two marker lines.
 `--check` changes nothing, and exits with 1 if they do not say what the results say. A CPU's table
 names the csrc/ that it measured and outlives it; what is said of a GPU turns into "not measured
 since" with the first change of csrc/, once.
@@ -18,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, bars, detector, headline
+from . import ROOT, bars, detector, headline, wheels
 from .bars import drop_in, end_to_end, loss, recipes, suppression
 from .gpu import outcomes
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
@@ -44,6 +45,7 @@ BARS = {
 PAGES = {  # below the root, and the sections between markers in each
     "README.md": ("headline",),
     "docs/benchmarks.md": ("benchmarks", "loss", "suppression", "end_to_end", "drop_in"),
+    "docs/guides/install.md": ("wheels",),
     "docs/guides/train.md": ("bccd",),
     "examples/README.md": ("recipes",),
 }
@@ -77,7 +79,10 @@ def content(results: Path, section: str) -> str:
         return headline.render(*measured(results))
     if section == "benchmarks":
         return render(*measured(results))
-    if section in BARS:
+    if section == "wheels":
+        path, writer = results / "wheels" / "linux.json", "`python tests/wheels.py try`"
+        show = wheels.table
+    elif section in BARS:
         path, writer = bars.path_in(results, section), f"`python -m benchmarks.bars.{section}`"
         show = BARS[section]
     else:

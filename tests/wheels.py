@@ -65,7 +65,7 @@ def check(wheel: Path) -> int:
         problems.append("the CUDA kernels are missing")
     if audit.returncode != 0:
         problems.append(f"torch-abi-audit: {audit.stdout}{audit.stderr}")
-    for name in ("focaldet/py.typed", "licenses/LICENSE"):
+    for name in ("focaldet/py.typed", "licenses/LICENSE", "licenses/NOTICE"):
         if not any(entry.endswith(name) for entry in names):
             problems.append(f"{name} is missing")
     strange = [n for n in names if not re.match(r"focaldet(-[\w.]+\.dist-info)?/", n)]
@@ -98,6 +98,7 @@ def try_all(
         same = (run["torch"], run["python"])
         found["runs"] = [r for r in found["runs"] if (r["torch"], r["python"]) != same] + [run]
         if results:
+            results.parent.mkdir(parents=True, exist_ok=True)
             results.write_text(json.dumps(found, indent=1) + "\n")
     return int(failed)
 

@@ -31,7 +31,7 @@ IN_CI = {
     "--exclude libtorch_cpu.so --exclude libtorch_cuda.so": "auditwheel -q repair",
     "python tests/wheels.py check 'dist/focaldet-*-manylinux*.whl'": "python tests/wheels.py check",
     "python tests/wheels.py try 'dist/focaldet-*-manylinux*.whl' --torch 2.10.0 2.11.0 2.13.0 "
-    "2.14.1 newest --json benchmarks/results/wheels.json": "python tests/wheels.py try",
+    "2.14.1 newest --json benchmarks/results/wheels/linux.json": "python tests/wheels.py try",
     "pytest": "\npytest\n",
     "python -m benchmarks.bars.loss": "python -m benchmarks.bars.loss --quick",
     "python -m benchmarks.bars.suppression": "python -m benchmarks.bars.suppression --quick",
