@@ -17,6 +17,7 @@ import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
+import setuptools
 from setuptools import Extension, setup
 
 DEFAULT_ARCHS = "8.0;9.0+PTX"
@@ -201,6 +202,8 @@ def extensions(root: str | None) -> list[Extension]:
 
 
 def main() -> None:
+    if int(setuptools.__version__.split(".")[0]) < 77:  # without isolation nobody else says it
+        stop(f"building needs setuptools>=77, and this is {setuptools.__version__}; update it")
     try:
         import torch
     except ImportError:
@@ -222,6 +225,8 @@ def main() -> None:
     class Build(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
             self.force = True  # another torch or other architectures: ninja knows what is stale
+            if self.editable_mode:  # not in a folder of pip's, which is gone before the next build
+                self.build_temp = "build/editable"
             check_machine(cpp_extension.get_cxx_compiler())
             for extension in self.extensions:
                 version = self.distribution.get_version()

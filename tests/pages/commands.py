@@ -28,7 +28,7 @@ IN_CI = {
         "SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) python -m build"
     ),
     "auditwheel repair 'dist/focaldet-*-linux_*.whl' --wheel-dir dist --exclude libc10.so "
-    "--exclude libtorch_cpu.so --exclude libtorch_cuda.so": "auditwheel -q repair",
+    "--exclude libtorch_cpu.so --exclude libtorch_cuda.so": "auditwheel repair",
     "python tests/wheels.py check 'dist/focaldet-*-manylinux*.whl'": "python tests/wheels.py check",
     "python tests/wheels.py try 'dist/focaldet-*-manylinux*.whl' --torch 2.10.0 2.11.0 2.13.0 "
     "2.14.1 newest --json benchmarks/results/wheels/linux.json": "python tests/wheels.py try",
