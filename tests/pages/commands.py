@@ -14,7 +14,10 @@ CUT = {
     "export": "--device cpu",
 }
 
-ARCHS = "TORCH_CUDA_ARCH_LIST='7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX'"
+RELEASE = (
+    "'SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)' FOCALDET_CUDA=1 "
+    "'TORCH_CUDA_ARCH_LIST=7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX' python -m build"
+)
 
 # Where CI runs what takes long or changes the environment: a text that .ci/run must contain.
 IN_CI = {
@@ -24,9 +27,7 @@ IN_CI = {
     "uv pip install .": "uv pip install -q --no-build-isolation --no-deps .",
     "pip install --no-build-isolation -e .": "pip install -q --no-build-isolation --no-deps -e .",
     "python -m build": "python -m build -q --no-isolation",
-    f"SOURCE_DATE_EPOCH='$(git log -1 --format=%ct)' FOCALDET_CUDA=1 {ARCHS} python -m build": (
-        "SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) python -m build"
-    ),
+    RELEASE: "SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) python -m build",
     "auditwheel repair 'dist/focaldet-*-linux_*.whl' --wheel-dir dist --exclude libc10.so "
     "--exclude libtorch_cpu.so --exclude libtorch_cuda.so": "auditwheel repair",
     "python tests/wheels.py check 'dist/focaldet-*-manylinux*.whl'": "python tests/wheels.py check",
@@ -59,7 +60,6 @@ NOT_RUN = {
         "network; the tests have a slim model of the same layout"
     ),
     "pip install --no-build-isolation .": "as uv's, and as the editable install",
-    "python setup.py build_ext --inplace": "what an editable install runs",
     "bash .ci/run": "it is what runs all of this",
     "python tests/builds.py": "half an hour of builds, before a release",
     "bash benchmarks/gpu.sh": "needs a GPU; tests/test_gpu_command.py runs it without",
