@@ -7,7 +7,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -51,8 +51,10 @@ def wheel(folder: Path, name: str = NAME, leave_out: str = "", **more: str) -> P
         ({"leave_out": "NOTICE"}, "licenses/NOTICE is missing"),
         ({"tests/conftest.py": ""}, "also holds tests/conftest.py"),
         ({"name": "focaldet-0.1.0-cp311-cp311-linux_x86_64.whl"}, "no manylinux"),
+        ({"name": NAME.replace("linux_2_28", "linux_2_27_x86_64.manylinux_2_28")}, None),
+        ({"name": NAME.replace("manylinux_2_28", "manylinux_2_28_x86_64.linux")}, "no manylinux"),
     ],
-    ids=["right", "no CUDA", "no types", "no licence", "tests", "tag"],
+    ids=["right", "no CUDA", "no types", "no licence", "tests", "tag", "two tags", "one bad tag"],
 )
 def test_what_is_wrong_with_a_wheel(wheels, tmp_path, capsys, options, problem):
     if shutil.which("torch-abi-audit") is None:
@@ -63,6 +65,23 @@ def test_what_is_wrong_with_a_wheel(wheels, tmp_path, capsys, options, problem):
     said = capsys.readouterr().out
     assert code == int(problem is not None), said
     assert problem is None or problem in said
+
+
+def test_the_tests_run_on_the_wheel(wheels, tmp_path, monkeypatch):
+    """`python -m` and `python -c` put the working folder first on sys.path: in the project's that
+    would be ./focaldet, whatever is installed."""
+    commands = []
+
+    def run(command, cwd=None, **options):
+        commands.append((command, cwd))
+        said = "9 passed in 1.2s" if cwd == wheels.ROOT else '{"torch": "2.10.0"}'
+        return SimpleNamespace(returncode=0, stdout=said, stderr="")
+
+    monkeypatch.setattr(wheels, "subprocess", SimpleNamespace(run=run))
+    found = wheels.try_one(tmp_path / NAME, "2.10.0", "python3", ["tests/ops"])
+    assert found["tests"] == "9 passed" and found["torch"] == "2.10.0"
+    (command,) = [command for command, cwd in commands if cwd == wheels.ROOT]
+    assert Path(command[0]).name == "pytest" and Path(command[0]).parent.name == "bin"
 
 
 def test_a_table_of_torches(benchmarks, tmp_path):

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 30_000_000  # with seven architectures and PTX
 # torch's own libraries, which no wheel carries.
 TORCHS = ("libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_cuda.so", "libc10_cuda.so")
+# Of a wheel that asks for less than its image gives auditwheel says both, with a dot between.
+TAG = r"-cp310-abi3-(manylinux\w+\.)*manylinux_2_\d+_(x86_64|aarch64)\.whl$"
 MODULES = ("focaldet/_C.abi3.so", "focaldet/_C_cuda.abi3.so")
 FACTS = """
 import json, platform, focaldet, torch
@@ -71,7 +73,7 @@ def check(wheel: Path) -> int:
     strange = [n for n in names if not re.match(r"focaldet(-[\w.]+\.dist-info)?/", n)]
     if strange:
         problems.append(f"also holds {', '.join(strange)}")
-    if not re.search(r"-cp310-abi3-manylinux_2_\d+_(x86_64|aarch64)\.whl$", wheel.name):
+    if not re.search(TAG, wheel.name):
         problems.append("its name says no Python from 3.10 on, or no manylinux")
     size = wheel.stat().st_size
     if size > MOST_BYTES:
@@ -115,7 +117,8 @@ def try_one(wheel: Path, torch: str, python: str, tests: list[str]) -> dict[str,
         if facts.returncode != 0:
             raise SystemExit(f"torch {torch}: {facts.stderr}")
         started = time.monotonic()
-        command = [here, "-m", "pytest", "-q", "-m", "not slow and not simt", *tests]
+        # Not `python -m pytest`, which would put ROOT, and so ./focaldet, before the wheel.
+        command = [f"{folder}/bin/pytest", "-q", "-m", "not slow and not simt", *tests]
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seconds = round(time.monotonic() - started)
     last = ran.stdout.strip().splitlines()[-1] if ran.stdout.strip() else ran.stderr[-300:]
