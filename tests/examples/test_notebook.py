@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -32,7 +33,7 @@ def outputs(node):
 def test_it_is_stored_as_it_was_run_once_from_top_to_bottom(stored):
     counts = [cell.execution_count for cell in code_cells(stored)]
     assert counts == list(range(1, len(counts) + 1)), "run: python tests/notebook.py"
-    assert stored == notebook.cleaned(stored.copy())
+    assert stored == notebook.cleaned(copy.deepcopy(stored))
     pictures = [o for o in outputs(stored) if "image/png" in o.get("data", {})]
     assert len(pictures) >= 6
     assert notebook.NOTEBOOK.stat().st_size < 500_000
