@@ -79,7 +79,8 @@ def main() -> int:
 def built(name: str, way: Way) -> bool:
     """Goes this way, and prints how long it took and what came of it."""
     with tempfile.TemporaryDirectory(prefix="focaldet-build-") as folder:
-        clone, env = f"{folder}/focaldet", f"{folder}/env"
+        # Not "focaldet": Python, started beside it, would take the clone for the package.
+        clone, env = f"{folder}/source", f"{folder}/env"
         subprocess.run(["git", "clone", "-q", str(ROOT), clone], check=True)
         subprocess.run([sys.executable, "-m", "venv", env], check=True)
         variables = variables_of(way, env)
