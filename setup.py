@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import NoReturn
 
@@ -231,8 +232,19 @@ def main() -> None:
             for extension in self.extensions:
                 version = self.distribution.get_version()
                 extension.define_macros.append(("FOCALDET_VERSION", f'"{version}"'))
+            self.drop_earlier()
             say("building " + " and ".join(e.name for e in self.extensions))
             super().build_extensions()
+
+        def drop_earlier(self) -> None:
+            """Modules of an earlier build here: left out now or named otherwise, they would be
+            packed, and loaded, all the same."""
+            made = [Path(self.get_ext_fullpath(e.name)) for e in self.extensions]
+            for name in ("_C", "_C_cuda"):
+                for suffix in EXTENSION_SUFFIXES:
+                    module = made[0].parent / f"{name}{suffix}"
+                    if module not in made:
+                        module.unlink(missing_ok=True)
 
     setup(
         ext_modules=extensions(root),
