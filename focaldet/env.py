@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 import torch
 
@@ -58,6 +60,26 @@ def _gpus() -> dict[str, str]:
     module, facts = focaldet._C_cuda, {}
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
-        kernels = f": {kernels_for((gpu.major, gpu.minor), module.archs)}" if module else ""
+        kernels = f": {_kernels_for((gpu.major, gpu.minor), module)}" if module else ""
         facts[f"GPU {index}"] = f"{gpu.name} (sm_{gpu.major}{gpu.minor}){kernels}"
     return facts
+
+
+def _kernels_for(capability: tuple[int, int], module: ModuleType) -> str:
+    """What the CUDA module has for a GPU, if the driver takes it: the runtime that is linked in may
+    be newer than torch's, for which the driver is new enough."""
+    driver = _cuda_of_the_driver()
+    if driver < int(module.cuda_version.split(".")[0]):
+        return (
+            f"no kernels: this build, of CUDA {module.cuda_version}, is newer than the driver, "
+            f"which is of CUDA {driver}; update it, or build with an nvcc and a torch of CUDA "
+            f"{driver}"
+        )
+    return kernels_for(capability, module.archs)
+
+
+def _cuda_of_the_driver() -> int:
+    """Its major version, whose every minor version it takes."""
+    version = ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value // 1000  # 12080 is 12.8

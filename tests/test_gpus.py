@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +52,17 @@ def test_the_command_that_builds_what_is_missing() -> None:
     assert 'TORCH_CUDA_ARCH_LIST="7.5" FOCALDET_CUDA=1 pip install .' in text
 
 
+def drive(monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    """A driver's library: cuDriverGetVersion(int*)."""
+
+    def answer(pointer: Any) -> int:
+        pointer._obj.value = version
+        return 0
+
+    library = SimpleNamespace(cuDriverGetVersion=answer)
+    monkeypatch.setattr(ctypes, "CDLL", {"libcuda.so.1": library}.__getitem__)
+
+
 def test_env_says_it_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus = [
         SimpleNamespace(name="NVIDIA H100", major=9, minor=0),
@@ -58,9 +71,12 @@ def test_env_says_it_for_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
     monkeypatch.setattr(torch.cuda, "get_device_properties", gpus.__getitem__)
+    drive(monkeypatch, 13020)
     monkeypatch.setattr(focaldet, "_C_cuda", SimpleNamespace(cuda_version="13.0", archs="8.0;9.0"))
     first, second = [line for line in env.report().splitlines() if line.startswith("GPU")]
     assert first.split(": ", 1)[1].strip() == "NVIDIA H100 (sm_90): kernels built for it"
     assert "Tesla T4 (sm_75): no kernels: this build has 8.0;9.0" in second
+    drive(monkeypatch, 12080)
+    assert "H100 (sm_90): no kernels: this build, of CUDA 13.0, is newer than the" in env.report()
     monkeypatch.setattr(focaldet, "_C_cuda", None)
     assert "NVIDIA H100 (sm_90)\n" in env.report()
