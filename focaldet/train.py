@@ -29,7 +29,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. The defaults are the recipe behind the README's table."""
+    """How to train. The defaults are the recipe behind the table in docs/guides/train.md."""
 
     epochs: int = 12
     batch_size: int = 8
