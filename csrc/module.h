@@ -3,8 +3,9 @@
 // Python.
 #pragma once
 
+#include <pyconfig.h>    // which says whether this Python has a global lock
 #ifndef Py_GIL_DISABLED  // free-threaded Pythons have no such ABI: theirs is a build of its own
-#undef Py_LIMITED_API  // torch's build helper names the oldest Python that torch serves
+#undef Py_LIMITED_API    // torch's build helper names the oldest Python that torch serves
 #define Py_LIMITED_API 0x030a0000
 #endif
 #include <Python.h>
@@ -25,6 +26,9 @@ inline PyObject* module_of_facts(const char* name, const char* doc, Facts (*fact
       PyModuleDef_HEAD_INIT, name, doc, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (!module) return nullptr;
+#ifdef Py_GIL_DISABLED
+  PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);  // no operator touches a Python object
+#endif
   try {
     for (const auto& [key, value] : facts()) {
       if (PyModule_AddStringConstant(module, key, value.c_str()) < 0) throw std::bad_alloc();

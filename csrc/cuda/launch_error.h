@@ -34,11 +34,13 @@ inline std::string way_out(cudaError_t error) {
   }
   const std::string cuda =
       std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+  const std::string build = " in the source folder with `FOCALDET_CUDA=1 " + architecture +
+                            "pip install " + (old_driver ? "--no-build-isolation " : "") + ".`";
   return "focaldet: this build (CUDA " + cuda + ", architectures " FOCALDET_CUDA_ARCHS ") " +
-         (old_driver ? "is newer than the driver of " + gpu + ": update it, or build"
+         (old_driver ? "is newer than the driver of " + gpu +
+                           ": update the driver, or, beside a torch and an nvcc of its CUDA, build"
                      : "has no code for " + gpu + ": build") +
-         " in the source folder with `FOCALDET_CUDA=1 " + architecture +
-         "pip install .`. CUDA: " + cudaGetErrorString(error);
+         build + ". CUDA: " + cudaGetErrorString(error);
 }
 
 inline void check_launch(cudaError_t error) {

@@ -16,7 +16,7 @@ CUT = {
 
 RELEASE = (
     "'SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)' FOCALDET_CUDA=1 "
-    "'TORCH_CUDA_ARCH_LIST=7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX' python -m build"
+    "'TORCH_CUDA_ARCH_LIST=7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX' python -m build --sdist --wheel"
 )
 
 # Where CI runs what takes long or changes the environment: a text that .ci/run must contain.
@@ -26,7 +26,7 @@ IN_CI = {
     "pip install '.[test]'": 'pip install -v ".[test]"',
     "uv pip install .": "uv pip install -q --no-build-isolation --no-deps .",
     "pip install --no-build-isolation -e .": "pip install -q --no-build-isolation --no-deps -e .",
-    "python -m build": "python -m build -q --no-isolation",
+    "python -m build": "python -m build -q",
     RELEASE: "SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) python -m build",
     "auditwheel repair 'dist/focaldet-*-linux_*.whl' --wheel-dir dist --exclude libc10.so "
     "--exclude libtorch_cpu.so --exclude libtorch_cuda.so": "auditwheel repair",

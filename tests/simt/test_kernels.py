@@ -119,10 +119,10 @@ def test_every_kernel_runs_in_every_dtype(simt_kernels: Kernels, simt: torch.dev
 @pytest.mark.parametrize(
     "error,said",
     [
-        (209, r"has no code for simt \(99\.0\): build in the source folder with"),
-        (98, r"has no code for simt \(99\.0\): build in the source folder with"),
-        (35, r"is newer than the driver of simt \(99\.0\): update it, or build"),
-        (222, r"is newer than the driver of simt \(99\.0\): update it, or build"),
+        (209, r"has no code for simt \(99\.0\): build in .* pip install \.`\. CUDA: simt: ref"),
+        (98, r"has no code for simt \(99\.0\): build in .* pip install \.`\. CUDA: simt: ref"),
+        (35, r"is newer than the driver of simt \(99\.0\): .* --no-build-isolation \.`\. CUDA: "),
+        (222, r"is newer than the driver of simt \(99\.0\): .* --no-build-isolation \.`\. CUDA: "),
     ],
     ids=["no kernel image", "invalid function", "insufficient driver", "newer PTX"],
 )
@@ -136,9 +136,7 @@ def test_a_gpu_that_this_build_has_no_code_for(
     assert re.search(
         r"focaldet: this build \(CUDA 13\.0, architectures 8\.0;9\.0\) " + said, message
     )
-    assert (
-        "`FOCALDET_CUDA=1 TORCH_CUDA_ARCH_LIST=99.0 pip install .`. CUDA: simt: refused" in message
-    )
+    assert "in the source folder with `FOCALDET_CUDA=1 TORCH_CUDA_ARCH_LIST=99.0 pip" in message
     assert "\n" not in message
     with simt_kernels.refused(2), pytest.raises(RuntimeError, match="simt: refused with 2"):
         simt_kernels.call("box_iou", boxes, boxes)
