@@ -6,6 +6,7 @@ the sources may not be written beside), and goes when it has not been used for a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shlex
@@ -140,7 +141,15 @@ def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]
     for other in folder.parent.iterdir():
         if time.time() - other.stat().st_mtime > WEEK:
             shutil.rmtree(other, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
+    with open(folder / "lock", "w") as lock:  # whoever comes second waits, and finds it built
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            make(target, jobs, flags)
+    return target
+
+
+def make(target: Path, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
         objects = [f"{work}/{i}.o" for i in range(len(jobs))]
 
         def compiled(job: tuple[Path, list[str]], to: str) -> None:
@@ -152,8 +161,7 @@ def link(name: str, jobs: Sequence[tuple[Path, list[str]]], flags: Sequence[str]
         libraries = [f"-L{TORCH}/lib", f"-Wl,-rpath,{TORCH}/lib", "-ltorch_cpu", "-lc10", "-ldl"]
         made = f"{work}/{target.name}"
         run([*compiler(), *objects, *flags, "-o", made, *libraries])
-        os.replace(made, target)  # whole or not at all, whoever else builds it
-    return target
+        os.replace(made, target)  # whole or not at all
 
 
 def run(command: Sequence[str]) -> None:
