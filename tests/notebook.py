@@ -15,7 +15,9 @@ LIMIT = 300  # seconds for a cell, on a machine with much else to do
 def executed(path: Path = NOTEBOOK) -> nbformat.NotebookNode:
     """The notebook after a run; nbclient's CellExecutionError names the cell that fails."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=LIMIT, kernel_name="python3").execute()
+    # In its own folder: the kernel's is the first on sys.path, and ./focaldet may not be built.
+    beside = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=LIMIT, kernel_name="python3", resources=beside).execute()
     return notebook
 
 
