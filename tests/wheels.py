@@ -118,7 +118,8 @@ def try_one(wheel: Path, torch: str, python: str, tests: list[str]) -> dict[str,
             raise SystemExit(f"torch {torch}: {facts.stderr}")
         started = time.monotonic()
         # Not `python -m pytest`, which would put ROOT, and so ./focaldet, before the wheel.
-        command = [f"{folder}/bin/pytest", "-q", "-m", "not slow and not simt", *tests]
+        parallel = ["-n", "auto", "--dist", "loadfile"]
+        command = [f"{folder}/bin/pytest", "-q", *parallel, "-m", "not slow and not simt", *tests]
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         seconds = round(time.monotonic() - started)
     last = ran.stdout.strip().splitlines()[-1] if ran.stdout.strip() else ran.stderr[-300:]

@@ -33,7 +33,7 @@ IN_CI = {
     "python tests/wheels.py check 'dist/focaldet-*-manylinux*.whl'": "python tests/wheels.py check",
     "python tests/wheels.py try 'dist/focaldet-*-manylinux*.whl' --torch 2.10.0 2.11.0 2.13.0 "
     "2.14.1 newest --json benchmarks/results/wheels/linux.json": "python tests/wheels.py try",
-    "pytest": "\npytest\n",
+    "pytest -n auto --dist loadfile": "\npytest -n auto --dist loadfile\n",
     "python -m benchmarks.bars.loss": "python -m benchmarks.bars.loss --quick",
     "python -m benchmarks.bars.suppression": "python -m benchmarks.bars.suppression --quick",
     "python -m benchmarks.bars.end_to_end": "python -m benchmarks.bars.end_to_end --quick",
