@@ -32,7 +32,7 @@ def wheel(folder: Path, name: str = NAME, leave_out: str = "", **more: str) -> P
     files = {f"focaldet/{path.name}": path for path in BUILT}
     texts = {"focaldet/py.typed": "", "focaldet-0.1.0.dist-info/licenses/LICENSE": "MIT"}
     texts["focaldet-0.1.0.dist-info/licenses/NOTICE"] = "PyTorch"
-    with zipfile.ZipFile(folder / name, "w") as archive:
+    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for entry, path in files.items():
             if not leave_out or leave_out not in entry:
                 archive.write(path, entry)
