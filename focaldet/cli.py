@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
+import select
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -51,7 +53,8 @@ from .weights import convert, load_body, read_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Runs a command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C, 141 where
+    nobody reads what it prints any more."""
     try:
         with _warnings_in_one_line():
             parser = make_parser()
@@ -60,13 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                 parser.print_help()
             else:
                 COMMANDS[args.command](args)
+        sys.stdout.flush()
     except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 141
         print(f"focaldet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("focaldet: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether it is stdout that broke, as in `focaldet env | head -1`, which is nobody's error."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    broken = any(event & select.POLLERR for _, event in poll.poll(0))
+    if broken:  # or Python would complain of it in its last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return broken
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -310,3 +310,9 @@ def test_python_m_focaldet_is_the_same(tmp_path: Path) -> None:
         done.stderr
         == "focaldet: error: no.jpg: no such file or folder; expected images, or folders of them\n"
     )
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m focaldet env | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
