@@ -48,8 +48,6 @@ def _cuda_kernels() -> str:
     module = focaldet._C_cuda
     if module is not None:
         return f"built with CUDA {module.cuda_version} for {module.archs}, runtime linked in"
-    if torch.version.cuda is None:
-        return "not loaded: this torch is CPU only"
     return f"not loaded: {focaldet.cuda_reason}"
 
 

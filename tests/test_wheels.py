@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import zipfile
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
+import wheels
 
 import focaldet
 
-HERE = Path(__file__).resolve().parent
 NAME = "focaldet-0.1.0-cp310-abi3-manylinux_2_28_x86_64.whl"
 BUILT = [Path(m.__file__ or "") for m in (focaldet._C, focaldet._C_cuda) if m is not None]
-
-
-@pytest.fixture(scope="module")
-def wheels() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("wheels", HERE / "wheels.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def wheel(folder: Path, name: str = NAME, leave_out: str = "", **more: str) -> Path:
@@ -56,7 +46,7 @@ def wheel(folder: Path, name: str = NAME, leave_out: str = "", **more: str) -> P
     ],
     ids=["right", "no CUDA", "no types", "no licence", "tests", "tag", "two tags", "one bad tag"],
 )
-def test_what_is_wrong_with_a_wheel(wheels, tmp_path, capsys, options, problem):
+def test_what_is_wrong_with_a_wheel(tmp_path, capsys, options, problem):
     if shutil.which("torch-abi-audit") is None:
         pytest.skip("no torch-abi-audit")
     if len(BUILT) < 2:
@@ -67,7 +57,7 @@ def test_what_is_wrong_with_a_wheel(wheels, tmp_path, capsys, options, problem):
     assert problem is None or problem in said
 
 
-def test_the_tests_run_on_the_wheel(wheels, tmp_path, monkeypatch):
+def test_the_tests_run_on_the_wheel(tmp_path, monkeypatch):
     """`python -m` and `python -c` put the working folder first on sys.path: in the project's that
     would be ./focaldet, whatever is installed."""
     commands = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from matplotlib.figure import Figure
@@ -45,45 +46,40 @@ def sigmoid_focal_loss() -> Figure:
 
 def quality_focal_loss() -> Figure:
     """The least loss lies at the quality, and the gradient is small near it."""
-    loss_axes, slope_axes = panels("loss, beta = 2", "its gradient")
-    x = torch.linspace(-5, 5, 201)[:, None]
-    for quality, colour in zip((0.0, 0.3, 0.6, 0.9), COLOURS, strict=False):
-        target = torch.full_like(x, quality)
-
-        def loss(x: Tensor, target: Tensor = target) -> Tensor:
-            return ops.quality_focal_loss(x, target)
-
-        _by_probability(loss, x, f"y = {quality:g}", colour, loss_axes, slope_axes)
-    loss_axes.set_ylim(0, 2)
-    labelled(loss_axes, "predicted quality, sigma(x)", "loss")
-    labelled(slope_axes, "predicted quality, sigma(x)", "d loss / d x")
-    return loss_axes.figure
+    return _by_quality("loss, beta = 2", ops.quality_focal_loss, "y = {:g}".format, highest=2)
 
 
 def varifocal_loss() -> Figure:
     """Negatives are scaled down, positives weighed by their quality."""
-    loss_axes, slope_axes = panels("loss, alpha = 0.75, gamma = 2", "its gradient")
+
+    def name(quality: float) -> str:
+        return f"{'positive' if quality else 'negative'}, y = {quality:g}"
+
+    title = "loss, alpha = 0.75, gamma = 2"
+    return _by_quality(title, ops.varifocal_loss, name, highest=2.5)
+
+
+def _by_quality(
+    title: str,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    name: Callable[[float], str],
+    highest: float,
+) -> Figure:
+    """Loss and gradient over the predicted quality, a line for each quality of the target."""
+    axes = panels(title, "its gradient")
     x = torch.linspace(-5, 5, 201)[:, None]
     for quality, colour in zip((0.0, 0.3, 0.6, 0.9), COLOURS, strict=False):
-        target = torch.full_like(x, quality)
-
-        def loss(x: Tensor, target: Tensor = target) -> Tensor:
-            return ops.varifocal_loss(x, target)
-
-        name = "negative, y = 0" if quality == 0 else f"positive, y = {quality:g}"
-        _by_probability(loss, x, name, colour, loss_axes, slope_axes)
-    loss_axes.set_ylim(0, 2.5)
-    labelled(loss_axes, "predicted quality, sigma(x)", "loss")
-    labelled(slope_axes, "predicted quality, sigma(x)", "d loss / d x")
-    return loss_axes.figure
+        lines = _with_gradient(partial(_towards, loss, quality), x)
+        for panel, line in zip(axes, lines, strict=True):
+            panel.plot(x.sigmoid()[:, 0], line[:, 0], color=colour, label=name(quality))
+    axes[0].set_ylim(0, highest)
+    for panel, what in zip(axes, ("loss", "d loss / d x"), strict=True):
+        labelled(panel, "predicted quality, sigma(x)", what)
+    return axes[0].figure
 
 
-def _by_probability(
-    loss: Callable[[Tensor], Tensor], x: Tensor, name: str, colour: str, *axes: object
-) -> None:
-    """Loss and gradient over sigma(x), one in each of two axes."""
-    for panel, line in zip(axes, _with_gradient(loss, x), strict=True):
-        panel.plot(x.sigmoid()[:, 0], line[:, 0], color=colour, label=name)
+def _towards(loss: Callable[[Tensor, Tensor], Tensor], quality: float, x: Tensor) -> Tensor:
+    return loss(x, torch.full_like(x, quality))
 
 
 def softmax_focal_loss() -> Figure:
