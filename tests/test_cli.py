@@ -312,7 +312,8 @@ def test_python_m_focaldet_is_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_a_reader_who_has_seen_enough_is_no_error():
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     command = f"{sys.executable} -m focaldet env | true; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    # Elsewhere: `python -m` finds ./focaldet first, built or not.
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
