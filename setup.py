@@ -94,6 +94,22 @@ def nvcc_version(nvcc: str) -> str:
     return release.group(1) if release else "unknown"
 
 
+def cuda_runtime(root: str) -> str:
+    """The folder whose CUDA runtime is of nvcc's own version: the root, but for fetched compilers.
+
+    Of those, pip leaves out the runtime where torch has brought it already, and nvcc then draws in
+    the newest beside itself, whose headers it refuses.
+    """
+    major, minor = map(int, nvcc_version(f"{root}/bin/nvcc").split("."))
+    wanted = re.compile(rf"#define CUDART_VERSION\s+{1000 * major + 10 * minor}\b")
+    packaged = [folder for path in sys.path for folder in Path(path).glob("nvidia/cu*")]
+    for folder in (Path(root), *packaged):
+        header = folder / "include/cuda_runtime_api.h"
+        if header.exists() and wanted.search(header.read_text()):
+            return str(folder)
+    return root
+
+
 def cuda_toolkit(torch_cuda: str | None) -> str | None:
     """The root of the toolkit to build _C_cuda with, or None for a CPU build."""
     wish = cuda_wish()
@@ -189,15 +205,17 @@ def extensions(root: str | None) -> list[Extension]:
     say(f"CUDA architectures: {archs}")
     nvcc = [*NVCC_FLAGS, *same_names(f"{root}/bin/nvcc")]
     nvcc += [word for flag in no_folders for word in ("-Xcompiler", flag)]
+    runtime = cuda_runtime(root)
     cuda = cpp_extension.CUDAExtension(
         "focaldet._C_cuda",
         sources("cuda/*.cpp", "cuda/*.cu"),
         define_macros=[*macros, ("USE_CUDA", None), ("FOCALDET_CUDA_ARCHS", f'"{archs}"')],
+        include_dirs=[f"{runtime}/include"],
         extra_compile_args={"cxx": cxx, "nvcc": nvcc},
         **common,
     )
     # The CUDA runtime is linked statically, so that the module does not ask for one by version.
-    cuda.library_dirs += [f"{root}/lib64", f"{root}/lib"]
+    cuda.library_dirs[:0] = [f"{runtime}/lib64", f"{runtime}/lib"]
     cuda.libraries = ["c10", "torch_cpu", "torch_cuda", "cudart_static", "rt", "dl", "pthread"]
     return [cpu, cuda]
 
