@@ -8,3 +8,11 @@ class UserError(ValueError):
     do. The command line prints it as ``focaldet: error: <message>`` and exits with code 2, without
     a traceback.
     """
+
+
+class EndedElsewhere(UserError):
+    """The same error on the ranks that it did not happen on.
+
+    The rank that it happened on has printed it: the command line exits with code 2, and prints
+    nothing.
+    """

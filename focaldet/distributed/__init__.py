@@ -1,0 +1,9 @@
+"""Several processes that train one model: who they are, what they do together, and who is missing.
+
+`join` reads torchrun's environment. The package knows torch alone, no model and no data.
+"""
+
+from .joining import join
+from .ranks import ALONE, Ranks, alone
+
+__all__ = ["ALONE", "Ranks", "alone", "join"]
