@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ Item = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
 # What a worker sends: the items of a batch or an error, and the images skipped so far.
 _Loaded = tuple[list[Item] | UserError, dict[int, str]]
+_T = TypeVar("_T")
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -36,15 +37,22 @@ class Batches:
     number of workers, and one that stopped after some batch of some epoch goes on exactly with
     ``epoch(e, start=batches_done)``. The last batch of an epoch may be smaller.
 
+    Several processes that divide a batch among them read the same data set with the same seed,
+    each with its own `rank` of `world`: all ranks together have every image of the batch exactly
+    once. A rank's share comes in `parts` micro-batches, whose gradients are accumulated. Shares
+    and parts are contiguous and as equal as can be, the first ones larger by one.
+
     Args:
         dataset: With its `skip_bad_images`, shuffled batches (training) take the next readable
             image in the place of a bad one, so that the number of steps does not depend on it;
             ordered batches (evaluation) leave it out, so that no image is seen twice.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch, over all ranks and parts.
         seed: Of the order and of the transforms, >= 0.
         workers: Processes that load ahead; 0 loads in this one. They start at the first batch and
             see the data set as it is then.
         shuffle: A new order every epoch; otherwise that of the data set.
+        rank, world: This process's number, and how many there are.
+        parts: Micro-batches in a rank's share of a batch.
 
     Raises:
         UserError: While iterating, in the caller's process whichever worker met it: one of the
@@ -59,16 +67,24 @@ class Batches:
         seed: int = 0,
         workers: int = 0,
         shuffle: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
     ) -> None:
         if batch_size < 1 or workers < 0 or seed < 0:
             raise ValueError(
                 "expected batch_size >= 1, workers >= 0, seed >= 0, "
                 f"got {batch_size}, {workers}, {seed}"
             )
+        if not 0 <= rank < world or parts < 1:
+            raise ValueError(
+                f"expected 0 <= rank < world and parts >= 1, got {rank}, {world}, {parts}"
+            )
         self.dataset: DetectionDataset = dataset
         self.batch_size: int = batch_size
         self.seed: int = seed
         self.shuffle: bool = shuffle
+        self.rank, self.world, self.parts = rank, world, parts
         self._plan: list[list[tuple[int, int]]] = []  # keys (epoch, index) of the running epoch
         self._loader: DataLoader[_Loaded] = DataLoader(
             _Items(dataset, seed, replace=shuffle),
@@ -81,7 +97,7 @@ class Batches:
         )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Batches in an epoch, each of all ranks and parts together."""
         return -(-len(self.dataset) // self.batch_size)
 
     def order(self, epoch: int) -> list[int]:
@@ -92,17 +108,31 @@ class Batches:
         return torch.randperm(n, generator=seeded_generator(self.seed, epoch)).tolist()
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on. One epoch runs at a time."""
-        keys = [(epoch, index) for index in self.order(epoch)]
-        size = self.batch_size
-        self._plan[:] = [keys[i : i + size] for i in range(start * size, len(keys), size)]
+        """This rank's micro-batches of an epoch, from batch number `start` on.
+
+        In training (shuffled) there are exactly `parts` to every batch, those without images
+        ``([], [])``, so that every rank does as many steps; in evaluation those are left out.
+        One epoch runs at a time.
+        """
+        self._plan[:] = self._planned(epoch, start)
         for items, skipped in self._loader:
             if isinstance(items, UserError):
                 raise items
             for index, message in skipped.items():
                 self.dataset.note_skipped(index, message)
-            if items:
+            if items or self.shuffle:
                 yield collate(items)
+
+    def _planned(self, epoch: int, start: int) -> Iterator[list[tuple[int, int]]]:
+        """The keys (epoch, index) of each micro-batch of this rank."""
+        order = self.order(epoch)
+        for first in range(start * self.batch_size, len(order), self.batch_size):
+            whole = order[first : first + self.batch_size]
+            share = _part(whole, self.rank, self.world)
+            for number in range(self.parts):
+                indices = _part(share, number, self.parts)
+                if indices or self.shuffle:
+                    yield [(epoch, index) for index in indices]
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
@@ -136,6 +166,13 @@ class _Items(Dataset[_Loaded]):
         except UserError as error:
             return error, {}
         return items, dict(self.dataset.skipped)
+
+
+def _part(items: Sequence[_T], number: int, parts: int) -> Sequence[_T]:
+    """One of `parts` contiguous parts, as equal as can be: the first are longer by one."""
+    size, longer = divmod(len(items), parts)
+    first = number * size + min(number, longer)
+    return items[first : first + size + (number < longer)]
 
 
 def _as_is(batch: Any) -> Any:

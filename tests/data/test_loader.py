@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import Dataset
 
 from focaldet.data import Batches, CocoDataset, SkippedImageWarning, collate, train_transform
 from focaldet.errors import UserError
@@ -109,6 +112,62 @@ def test_an_epoch_resumes_at_any_batch(workers: int, eleven: SimpleNamespace) ->
         assert same(list(batches.epoch(6, start)), whole[start:])
 
 
+class Numbers(Dataset[Any]):
+    """As many items as asked for, and each no more than its number."""
+
+    skip_bad_images = False
+    skipped: dict[int, str] = {}
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return self.items
+
+    def load(self, index: int, generator: torch.Generator) -> Any:
+        return torch.zeros(0), {"image_id": index}
+
+    sample = load
+
+
+@given(
+    items=st.integers(1, 40),
+    batch_size=st.integers(1, 12),
+    world=st.integers(1, 5),
+    parts=st.integers(1, 4),
+    shuffle=st.booleans(),
+    start=st.integers(0, 2),
+)
+def test_ranks_and_parts_divide_every_batch(
+    items: int, batch_size: int, world: int, parts: int, shuffle: bool, start: int
+) -> None:
+    def batches(**options: int) -> Batches:
+        return Batches(Numbers(items), batch_size, seed=7, shuffle=shuffle, **options)
+
+    whole = ids(batches().epoch(1, start))
+    ranks = [
+        ids(batches(rank=rank, world=world, parts=parts).epoch(1, start)) for rank in range(world)
+    ]
+    if not shuffle:  # evaluation: each image once, and no empty batch
+        assert sorted(sum((sum(rank, []) for rank in ranks), [])) == sorted(sum(whole, []))
+        assert all(map(len, sum(ranks, [])))
+        return
+    assert [len(rank) for rank in ranks] == [parts * len(whole)] * world, "as many steps on each"
+    for step, batch in enumerate(whole):
+        shares = [rank[step * parts : (step + 1) * parts] for rank in ranks]
+        sizes = [sum(map(len, share)) for share in shares]
+        assert sum((sum(share, []) for share in shares), []) == batch, "in order, each image once"
+        assert sizes == [len(part) for part in torch.arange(len(batch)).tensor_split(world)]
+        for share, size in zip(shares, sizes, strict=True):
+            assert list(map(len, share)) == [len(p) for p in torch.arange(size).tensor_split(parts)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_empty_part_comes_through_workers(workers: int, eleven: SimpleNamespace) -> None:
+    batches = Batches(dataset_of(eleven), 2, shuffle=True, workers=workers, rank=1, world=2)
+    assert list(map(len, ids(batches.epoch(0)))) == [1, 1, 1, 1, 1, 0]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_may_be_left_early(workers: int, eleven: SimpleNamespace) -> None:
     batches = Batches(dataset_of(eleven), 2, seed=3, shuffle=True, workers=workers)
@@ -178,6 +237,9 @@ def test_wrong_arguments_are_refused(eleven: SimpleNamespace) -> None:
     for wrong in ({"batch_size": 0}, {"workers": -1}, {"seed": -1}):
         with pytest.raises(ValueError, match="expected batch_size >= 1"):
             Batches(dataset, **{"batch_size": 1, **wrong})
+    for wrong in ({"rank": 1}, {"rank": -1}, {"world": 0}, {"parts": 0}):
+        with pytest.raises(ValueError, match="expected 0 <= rank < world"):
+            Batches(dataset, 1, **wrong)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to a process group")
