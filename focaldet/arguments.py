@@ -16,12 +16,13 @@ from .models import V2
 from .models.backbones import check_backbone
 from .models.losses import LOSSES
 from .models.resnet import NORMS
-from .optim import OPTIMIZERS, SCHEDULES
 from .train import PRECISIONS, Recipe
+from .train.optim import OPTIMIZERS, SCHEDULES
 from .weights.convert import EPS, LAYOUTS
 from .weights.layouts import STYLES
 
 PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {**V2}}  # arguments of RetinaNet
+TIMEOUT = 45.0  # seconds
 FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # horizontal, vertical
 
 
@@ -70,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
             "train a detector on COCO JSON or Pascal VOC data",
             "focaldet train --train train.json --val val.json --images images --out runs/cells",
             "focaldet train --voc BCCD --size 320 --epochs 12 --out runs/cells",
+            "torchrun --nproc-per-node 8 -m focaldet train --voc BCCD --out runs/cells",
         )
     )
     _add_evaluate(
@@ -151,19 +153,47 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("recipe").add_argument
     usual = Recipe()
     add("--epochs", type=_positive, default=usual.epochs, help="passes over the training data")
-    add("--batch-size", type=_positive, default=usual.batch_size, help="images in a step")
+    add("--batch-size", type=_positive, default=usual.batch_size, help="of a step, in all")
     add("--optimizer", choices=OPTIMIZERS, default=usual.optimizer, help="with SGD, momentum 0.9")
     add("--lr", type=_number, help="peak learning rate; adamw: 5e-4; sgd: 0.01 for 16 images")
     add("--weight-decay", type=_number, help="not of norms and biases; adamw: 0.01; sgd: 1e-4")
     add("--schedule", choices=SCHEDULES, default=usual.schedule, help="of the learning rate")
     add("--warmup", type=_count, default=usual.warmup, help="steps; onecycle has its own")
     add("--clip-norm", type=_number, default=usual.clip_norm, help="of the gradient; 0: none")
-    add("--precision", choices=PRECISIONS, default=usual.precision, help="bfloat16: autocast")
     add("--ema", type=_fraction, default=usual.ema, help="decay of averaged weights; 0: none")
-    add("--eval-every", type=_positive, default=usual.eval_every, help="epochs")
+    add("--sync-norm", action="store_true", help="BatchNorm over the images of all processes")
     add("--seed", type=_count, default=usual.seed, help="of weights, order and flips")
+
+    add = parser.add_argument_group("speed and memory").add_argument
+    add("--precision", choices=PRECISIONS, default=usual.precision, help="half types: autocast")
+    add("--accumulate", type=_positive, default=usual.accumulate, help="micro-batches in a step")
+    add("--compile", action="store_true", help="the losses, from images on, by torch.compile")
     add("--workers", type=_count, default=usual.workers, help="processes that load images")
     add("--device", help="such as cpu or cuda:1; a GPU where there is one")
+    add("--profile", action="store_true", help="write trace.json, of a few steps")
+
+    add = parser.add_argument_group("keeping").add_argument
+    add("--eval-every", type=_positive, default=usual.eval_every, help="epochs")
+    add(
+        "--save-every",
+        type=_count,
+        default=usual.save_every,
+        metavar="STEPS",
+        help="between checkpoints within an epoch; 0: after epochs alone",
+    )
+    add(
+        "--max-bad-steps",
+        type=_positive,
+        default=usual.max_bad_steps,
+        help="in a row that have no finite loss, before training stops",
+    )
+    add(
+        "--timeout",
+        type=_seconds,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="without progress of a process that others wait for (torchrun)",
+    )
 
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument(
@@ -257,6 +287,7 @@ _positive = _checked(int, lambda value: value > 0, "a whole number above 0")
 _size = _checked(int, lambda value: value >= 64, "a whole number, 64 or more")
 _anchor = _checked(int, lambda value: value >= 4, "a whole number, 4 or more")
 _count = _checked(int, lambda value: value >= 0, "a whole number, 0 or more")
+_seconds = _checked(float, lambda value: 0 < value < math.inf, "a number above 0")
 _number = _checked(float, lambda value: 0 <= value < math.inf, "a number, 0 or more")
 _weight = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 _fraction = _checked(float, lambda value: 0 <= value < 1, "a number from 0 to 1, below 1")

@@ -35,8 +35,9 @@ from .data import (
 from .data.coco import read_coco
 from .demo import demo
 from .detect import describe, detect
+from .distributed import Ranks, join
 from .env import report
-from .errors import UserError
+from .errors import EndedElsewhere, UserError
 from .evaluate import (
     evaluate_detections,
     evaluate_model,
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 COMMANDS[args.command](args)
         sys.stdout.flush()
+    except EndedElsewhere:  # the process that failed says why
+        return 2
     except (UserError, OSError) as error:  # OSError: a full disk, a folder without permission
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             return 141
@@ -96,6 +99,12 @@ def _env(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     if not args.voc and not (args.train and args.val and args.images):
         raise UserError("expected --train, --val and --images, or --voc")
+    with join(args.device and _device(args.device), args.timeout) as ranks:
+        _train_as(ranks, args)
+
+
+def _train_as(ranks: Ranks, args: argparse.Namespace) -> None:
+    """What each process of a run does, by the same arguments."""
     horizontal, vertical = FLIPS[args.flip]
     transform = train_transform(args.size, horizontal_flip=horizontal, vertical_flip=vertical)
     train_set = _dataset(args, args.train, args.images, args.train_split, transform)
@@ -120,13 +129,20 @@ def _train(args: argparse.Namespace) -> None:
         **PRESETS[args.preset],
         **_statistics(args),
     )
-    if args.backbone_weights and not args.resume:  # a resumed run has its own
+    # What torchrun has started again goes on, if it had come to a checkpoint.
+    resume = args.resume or (_restarted() and (Path(args.out) / LAST).exists())
+    if args.backbone_weights and not resume:  # a resumed run has its own
         _load_body(model, args.backbone_weights)
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
-    device = _device(args.device)
-    scores = train(model, train_set, val_set, args.out, recipe, device=device, resume=args.resume)
-    _print_scores(scores, val_set.to_coco())
-    print(f"\n{args.out}: {BEST}, {LAST}, metrics.jsonl, curves.png")
+    scores = train(model, train_set, val_set, args.out, recipe, ranks=ranks, resume=resume)
+    if ranks.main:
+        _print_scores(scores, val_set.to_coco())
+        print(f"\n{args.out}: {BEST}, {LAST}, metrics.jsonl, curves.png")
+
+
+def _restarted() -> bool:
+    """Whether torchrun has started the processes of this run before."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _evaluate(args: argparse.Namespace) -> None:

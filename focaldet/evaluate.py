@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from .data import Batches, DetectionDataset
 from .detect import coco_records, detect_batch
+from .distributed import ALONE, Ranks
 from .errors import UserError
 from .models import RetinaNet, for_inference
 
@@ -28,26 +31,41 @@ STATS = (
 Scores = dict[str, Any]
 
 
+class Stopped(Exception):
+    """An evaluation was asked to end early."""
+
+
 def evaluate_model(
     model: RetinaNet,
     dataset: DetectionDataset,
     category_ids: Sequence[int] | None = None,
     batch_size: int = 8,
     workers: int = 0,
+    *,
+    ranks: Ranks = ALONE,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Scores a model, left in eval mode, on a data set whose transform is an `eval_transform`.
 
     `category_ids`: the category in the data set of each of the model's labels; the data set's own
-    order unless given.
+    order unless given. `ranks` divide the images among them, each image to one; every rank gets the
+    scores. Raises `Stopped` if `stop` says so, on any of them, before all images are seen.
     """
     model = for_inference(model.eval())
     category_ids = category_ids or dataset.category_ids
     detections = []
-    batches = Batches(dataset, batch_size, workers=workers)
+    batches = Batches(dataset, batch_size, workers=workers, rank=ranks.rank, world=ranks.world)
     with tqdm(
-        total=len(dataset), desc="evaluate", unit=" images", leave=False, disable=None
+        total=-(-len(dataset) // ranks.world),
+        desc="evaluate",
+        unit=" images",
+        leave=False,
+        disable=None if ranks.main else True,
     ) as bar:
-        for images, targets in batches:
+        for number, (images, targets) in enumerate(batches):
+            if stop():
+                break
+            ranks.at(number, "evaluating")
             sizes = [target["original_size"] for target in targets]
             for target, found in zip(targets, detect_batch(model, images, sizes), strict=True):
                 detections += [
@@ -55,7 +73,10 @@ def evaluate_model(
                     for record in coco_records(found, category_ids)
                 ]
             bar.update(len(images))
-    return evaluate_detections(dataset.to_coco(), detections)
+    if ranks.sum(torch.tensor(stop(), dtype=torch.int64, device=ranks.device)).item():
+        raise Stopped
+    everyone = ranks.gather(_columns(detections))
+    return ranks.first(lambda: evaluate_detections(dataset.to_coco(), _records(everyone or [])))
 
 
 def match_categories(
@@ -183,3 +204,20 @@ def _finite(value: Any) -> bool:
 
 def _known(value: Any, ids: set[Any]) -> bool:
     return isinstance(value, int | str) and value in ids
+
+
+def _columns(detections: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {
+        "image_id": np.array([d["image_id"] for d in detections], np.int64),
+        "category_id": np.array([d["category_id"] for d in detections], np.int64),
+        "bbox": np.array([d["bbox"] for d in detections], np.float64).reshape(-1, 4),
+        "score": np.array([d["score"] for d in detections], np.float64),
+    }
+
+
+def _records(everyone: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, Any]]:
+    return [
+        dict(zip(columns, values, strict=True))
+        for columns in everyone
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+    ]

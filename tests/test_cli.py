@@ -254,7 +254,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(
     refused: Callable[..., str], run: Run, work: Path
 ) -> None:
     assert run(*train_words(work))[0] == 0
-    assert "has loss focal, this command ohem" in refused(
+    assert "has loss focal; this command has loss ohem" in refused(
         *train_words(work), "--resume", "--loss", "ohem"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -181,6 +182,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if index not in self.skipped:
             self.skipped[index] = message
             warnings.warn(f"skipped: {message}", SkippedImageWarning, stacklevel=2)
+
+    def names_of(self, image_ids: Sequence[int]) -> list[str]:
+        """The file names of images, for messages."""
+        rows = {image_id: row for row, image_id in enumerate(self._table.image_ids)}
+        return [self._table.file_names[rows[image_id]] for image_id in image_ids]
 
     @property
     def class_names(self) -> list[str]:

@@ -231,13 +231,27 @@ class RetinaNet(nn.Module):
         sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
         return self.anchor_grid.at(sizes, (batch.shape[-2], batch.shape[-1]))
 
-    def loss(self, batch: Tensor, gt_boxes: Tensor, gt_labels: Tensor, gt_splits: Tensor) -> Losses:
-        """Images [B, 3, H, W] and their boxes [T, 4], labels [T], splits [B+1] to the losses."""
+    def loss(
+        self,
+        batch: Tensor,
+        gt_boxes: Tensor,
+        gt_labels: Tensor,
+        gt_splits: Tensor,
+        normalizer: Tensor | None = None,
+    ) -> Losses:
+        """Images [B, 3, H, W] and their boxes [T, 4], labels [T], splits [B+1] to the losses.
+
+        `normalizer`: one number that they are divided by in place of the model's own normalizer,
+        e.g. one summed over processes.
+        """
         cls_logits, box_deltas = self.features(batch)
         anchors = self.anchors(cls_logits, batch)
         # What is looked at while the criterion runs is not overwritten.
         views = [m.detach() for m in (*cls_logits, *box_deltas)] if self.keep_maps else []
-        losses = self.criterion(cls_logits, box_deltas, anchors, gt_boxes, gt_labels, gt_splits)
+        given = {} if normalizer is None else {"normalizer": normalizer}
+        losses = self.criterion(
+            cls_logits, box_deltas, anchors, gt_boxes, gt_labels, gt_splits, **given
+        )
         del views
         return Losses(*losses)
 

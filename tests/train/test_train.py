@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-import focaldet.train
+import focaldet.train.run
 from focaldet.checkpoint import load_checkpoint, load_model, save_checkpoint
-from focaldet.data import CocoDataset, eval_transform, generate_scenes, train_transform
+from focaldet.data import (
+    CocoDataset,
+    DetectionDataset,
+    eval_transform,
+    generate_scenes,
+    train_transform,
+)
 from focaldet.errors import UserError
 from focaldet.models import RetinaNet, winograd
 from focaldet.models.winograd import WinogradConv2d
 from focaldet.ops import AnchorGrid
-from focaldet.optim import SCHEDULES, Average, make_optimizer, schedule_factor
 from focaldet.train import BEST, LAST, Recipe, train
+from focaldet.train.optim import SCHEDULES, Average, make_optimizer, schedule_factor
 
 SIZE = 64
 
@@ -84,7 +91,7 @@ def test_a_run_leaves_checkpoints_metrics_and_curves(scenes: Path, tmp_path: Pat
 
     lines = records(tmp_path / "run")
     steps = [line for line in lines if "lr" in line]
-    epochs = [line for line in lines if "seconds" in line]
+    epochs = [line for line in lines if "images_per_second" in line]
     assert [s["step"] for s in steps] == list(range(1, 10)), "3 epochs of 7 images, 3 at a time"
     assert [e["step"] for e in epochs] == [3, 6, 9]
     assert [("stats" in e) for e in epochs] == [False, True, True]
@@ -94,7 +101,7 @@ def test_a_run_leaves_checkpoints_metrics_and_curves(scenes: Path, tmp_path: Pat
 
 def test_the_loss_falls(scenes: Path, tmp_path: Path) -> None:
     run(scenes, tmp_path, Recipe(epochs=8, batch_size=4, lr=2e-3, eval_every=8, workers=0))
-    losses = [line["loss"] for line in records(tmp_path) if "seconds" in line]
+    losses = [line["loss"] for line in records(tmp_path) if "images_per_second" in line]
     assert losses[-1] < 0.7 * losses[0], losses
 
 
@@ -133,7 +140,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 ) -> None:
     run(scenes, tmp_path / "whole", recipe)
 
-    real_step, calls = focaldet.train._Run.train_step, []
+    real_step, calls = focaldet.train.run.Run._step, []
 
     def step_until_killed(self, *args):
         calls.append(1)
@@ -142,7 +149,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         return real_step(self, *args)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(focaldet.train._Run, "train_step", step_until_killed)
+        patch.setattr(focaldet.train.run.Run, "_step", step_until_killed)
         run(scenes, tmp_path / "cut", recipe)
     assert len(records(tmp_path / "cut")) == 3 + 1 + 1
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
@@ -150,7 +157,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     scores = run(scenes, tmp_path / "cut", recipe, resume=True)
 
     assert_same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
-    clock = ("seconds", "images_per_second")
+    clock = ("seconds", "images_per_second", "waited_for_data")
     whole, cut = (
         [{k: v for k, v in line.items() if k not in clock} for line in records(tmp_path / name)]
         for name in ("whole", "cut")
@@ -177,7 +184,7 @@ def test_a_run_of_an_earlier_version_resumes(scenes: Path, tmp_path: Path) -> No
             del config[name]
     save_checkpoint(tmp_path / LAST, weights, description, state)
     assert run(scenes, tmp_path, recipe, resume=True) == scores
-    with pytest.raises(UserError, match="has p7_relu True, this command False"):
+    with pytest.raises(UserError, match="has p7_relu True; this command has p7_relu False"):
         run(scenes, tmp_path, recipe, resume=True, p7_relu=False)
 
 
@@ -197,26 +204,61 @@ def test_folders_and_runs_that_do_not_fit_are_refused(scenes: Path, tmp_path: Pa
     run(scenes, tmp_path / "run", recipe)
     with pytest.raises(UserError, match="holds a training run already"):
         run(scenes, tmp_path / "run", recipe)
-    with pytest.raises(UserError, match="the run to resume has epochs 1, this command 2"):
+    with pytest.raises(
+        UserError, match="the run to resume has epochs 1; this command has epochs 2;"
+    ):
         run(scenes, tmp_path / "run", Recipe(epochs=2, batch_size=4, workers=0), resume=True)
-    with pytest.raises(UserError, match="has gamma 2.0, this command 1.0"):
+    with pytest.raises(UserError, match="has gamma 2.0; this command has gamma 1.0"):
         run(scenes, tmp_path / "run", recipe, resume=True, gamma=1.0)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made a folder"):
         run(scenes, tmp_path / "file", recipe)
 
 
-def test_a_loss_that_is_not_finite_names_the_images(scenes: Path, tmp_path: Path) -> None:
+def test_steps_without_a_finite_loss_are_skipped_and_named_until_it_is_too_many(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tiny_model()
     with torch.no_grad():
         model.head.classification_head.cls_logits.bias[0] = math.nan
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    recipe = Recipe(epochs=1, batch_size=2, workers=0)
-    with pytest.raises(UserError, match=r"is nan in step 1 .* images \d+\.png, \d+\.png; ") as info:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = Recipe(epochs=2, batch_size=2, workers=0, max_bad_steps=3)
+    named = r"classification is nan in step %d, on the images \d+\.png, \d+\.png"
+    with pytest.raises(UserError, match=named % 3 + "; .* 3 step.* lower learning rate") as info:
         train(model, dataset(scenes, True), dataset(scenes, False), tmp_path, recipe)
     assert "\n" not in str(info.value)
-    for name, value in model.named_parameters():
+    told = capsys.readouterr().err
+    for step in (1, 2):
+        assert re.search(f"step skipped: {named % step}\n", told)
+    for name, value in model.state_dict().items():  # with the statistics of BatchNorm
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_training_goes_on_after_a_bad_step(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image whose pixels are not finite: a step an epoch is skipped, the others count."""
+    real = DetectionDataset.load
+
+    def load(self, index, generator):
+        image, target = real(self, index, generator)
+        return (image * math.nan if target["image_id"] == 2 else image), target
+
+    monkeypatch.setattr(DetectionDataset, "load", load)
+    train_set = dataset(scenes, True)
+    val_set = dataset(scenes, False)
+    monkeypatch.setattr(val_set, "load", lambda *a: real(val_set, *a))
+    model = tiny_model()
+    train(model, train_set, val_set, tmp_path, Recipe(epochs=2, batch_size=2, workers=0))
+
+    steps = [line for line in records(tmp_path) if "lr" in line]
+    skipped = [line for line in steps if "skipped" in line]
+    assert len(steps) == 8 and len(skipped) == 2
+    assert all(s["classification"] is None and s["skipped"] for s in skipped)
+    epochs = [line for line in records(tmp_path) if "images_per_second" in line]
+    assert [e["bad_steps"] for e in epochs] == [1, 2]
+    assert all(math.isfinite(e["loss"]) for e in epochs)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_sets_of_other_classes_are_refused(scenes: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .files import write_atomically
-from .plots import smooth, training_curves
+from ..files import write_atomically
+from ..plots import smooth, training_curves
 
 LOSSES = ("classification", "bbox_regression")
 
@@ -21,18 +21,20 @@ class History:
     "images_per_second" and, where it was evaluated, the 12 numbers under "stats".
     """
 
-    def __init__(self, folder: Path, epochs_done: int = 0) -> None:
-        """Goes on after `epochs_done` epochs: what was recorded of later ones is dropped."""
+    def __init__(self, folder: Path, epochs_done: int = 0, steps_done: int = 0) -> None:
+        """Goes on after so much: what was recorded of later steps and epochs is dropped."""
         self.folder = folder
         self.file: Path = folder / "metrics.jsonl"
         self.records: list[dict[str, Any]] = []
-        if epochs_done:
-            lines = self.file.read_text().splitlines() if self.file.exists() else []
-            for line in lines:
-                record = json.loads(line) if line.endswith("}") else {"epoch": epochs_done + 1}
-                if record["epoch"] > epochs_done:
-                    break
-                self.records.append(record)
+        lines = self.file.read_text().splitlines() if steps_done and self.file.exists() else []
+        for line in lines:
+            if not line.endswith("}"):
+                break  # cut while it was written
+            record = json.loads(line)
+            ends_epoch = "images_per_second" in record
+            if record["step"] > steps_done or (ends_epoch and record["epoch"] > epochs_done):
+                break
+            self.records.append(record)
         kept = "".join(json.dumps(record) + "\n" for record in self.records)
         write_atomically(self.file, kept.encode())
 
@@ -44,7 +46,10 @@ class History:
     def draw(self) -> None:
         steps = [record for record in self.records if LOSSES[0] in record]
         losses = {
-            name: smooth([(r["step"], r[name]) for r in steps], window=1 + len(steps) // 200)
+            name: smooth(
+                [(r["step"], r[name]) for r in steps if r[name] is not None],
+                window=1 + len(steps) // 200,
+            )
             for name in LOSSES
         }
         scored = [record for record in self.records if "stats" in record]

@@ -1,0 +1,179 @@
+"""The training loop: epochs, evaluation, checkpoints; resumable from wherever it was cut."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import Description, load_checkpoint, save_checkpoint
+from ..data import DetectionDataset
+from ..distributed import Ranks, alone
+from ..errors import UserError
+from ..evaluate import Scores, Stopped, evaluate_model
+from ..models import RetinaNet
+from .history import History
+from .recipe import Recipe
+from .run import Run
+from .stop import Stop, on_sigterm
+from .trace import trace
+
+LAST, BEST, TRACE = "last.safetensors", "best.safetensors", "trace.json"
+
+
+def train(
+    model: RetinaNet,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    ranks: Ranks | None = None,
+    resume: bool = False,
+) -> Scores:
+    """Trains the model and returns the scores, on `val_set`, of its last epoch.
+
+    The data sets bring their transforms with them. Into the folder `out` go `last.safetensors`
+    (after every epoch, and within it where the recipe says so), `previous.safetensors` (the one
+    before, in case that one is damaged), `best.safetensors` (by AP), `metrics.jsonl` and
+    `curves.png`.
+
+    With the `ranks` of `focaldet.distributed.join`, several processes train one model: all of them
+    call this with the same arguments, on the same files. `device` is for a process by itself.
+
+    The same model, data, recipe, number of threads and of processes give the same weights, bit for
+    bit on the CPU, whether or not the run was interrupted, however often, and taken up again with
+    `resume`. SIGTERM ends the run after the step that it falls in: the state is saved, and
+    SystemExit raised with exit code 0.
+
+    Raises `UserError` if `out` holds a run already (or none, or that of another recipe or model, to
+    resume), if the classes of the data sets differ, if memory does not suffice, and if the loss or
+    its gradient is not finite in `max_bad_steps` steps in a row, naming the images of the batch.
+    """
+    recipe, ranks, out = recipe or Recipe(), ranks or alone(device), Path(out)
+    if (val_set.class_names, val_set.category_ids) != (
+        train_set.class_names,
+        train_set.category_ids,
+    ):
+        raise UserError(
+            f"training and validation data differ in their categories: {train_set.class_names} "
+            f"with ids {train_set.category_ids}, and {val_set.class_names} with ids "
+            f"{val_set.category_ids}; give both the same ones"
+        )
+    ranks.first(lambda: _prepare(out, resume))
+    loop = _Loop(Run(model, train_set, recipe, ranks), val_set, out, resume)
+    with on_sigterm() as stop:
+        while loop.run.epoch < recipe.epochs:
+            if not loop.epoch(stop):
+                ranks.first(loop.save)
+                if ranks.main:
+                    done = f"stopped by SIGTERM after step {loop.run.step}"
+                    print(f"focaldet: {done}; --resume goes on", file=sys.stderr)
+                raise SystemExit(0)
+    if ranks.main and (train_set.skipped or val_set.skipped):
+        print(
+            f"bad images skipped: {len(train_set.skipped)} in training, "
+            f"{len(val_set.skipped)} in validation"
+        )
+    return loop.scores
+
+
+class _Loop:
+    """A run together with what it is scored on and where it is kept."""
+
+    def __init__(self, run: Run, val_set: DetectionDataset, out: Path, resume: bool) -> None:
+        self.run, self.val_set, self.out = run, val_set, out
+        self.best, self.scores = -math.inf, Scores()
+        if resume:
+            weights, description, state = load_checkpoint(out / LAST, training=True)
+            run.resume(out / LAST, weights, description, state)
+            assert state is not None
+            self.best, self.scores = state["best"], description.metrics
+        self.history = History(out, run.epoch, run.step) if run.ranks.main else None
+        self.trace = out / TRACE if run.recipe.profile and run.ranks.main else None
+
+    def epoch(self, stop: Stop) -> bool:
+        """Trains for what is left of an epoch, evaluates and saves. False where the run is to end
+        before that is done."""
+        run, recipe, ranks = self.run, self.run.recipe, self.run.ranks
+        file, self.trace = self.trace, None
+        with trace(file) as after_step:
+            for record, ending in run.steps(stop):
+                after_step()
+                if self.history:
+                    self.history.add(record)
+                if ending:
+                    return False
+                if recipe.save_every and not run.step % recipe.save_every:
+                    ranks.first(self.save)
+        improved = False
+        stats: dict[str, Any] = {}
+        if (run.epoch + 1) % recipe.eval_every == 0 or run.epoch + 1 == recipe.epochs:
+            try:
+                self.scores = evaluate_model(
+                    run.kept_model(),
+                    self.val_set,
+                    batch_size=recipe.batch_size,
+                    workers=recipe.workers,
+                    ranks=ranks,
+                    stop=lambda: stop.requested,
+                )
+            except Stopped:
+                return False
+            stats = {"stats": self.scores["stats"]}
+            improved = stats["stats"]["AP"] > self.best
+            self.best = max(self.best, stats["stats"]["AP"])
+        record = run.close_epoch() | stats
+        ranks.first(lambda: self._publish(record, improved))
+        return True
+
+    def _publish(self, record: dict[str, Any], improved: bool) -> None:
+        assert self.history
+        self.history.add(record)
+        if improved:
+            save_checkpoint(self.out / BEST, self.run.weights(), self._description())
+        self.save()
+        self.history.draw()
+        print(_summary(record, self.run.recipe.epochs), flush=True)
+
+    def save(self) -> None:
+        """Everything that a later process needs to go on from this step."""
+        state = self.run.state() | {"best": self.best}
+        save_checkpoint(self.out / LAST, self.run.weights(), self._description(), state)
+
+    def _description(self) -> Description:
+        run = self.run
+        return Description(
+            run.model.config,
+            run.dataset.class_names,
+            run.dataset.category_ids,
+            run.epoch,
+            self.scores,
+        )
+
+
+def _prepare(out: Path, resume: bool) -> None:
+    if resume and not (out / LAST).is_file():
+        raise UserError(f"{out}: no {LAST} to resume from; leave out --resume to begin")
+    if not resume and (out / LAST).exists():
+        raise UserError(
+            f"{out}: holds a training run already; --resume goes on with it, another --out "
+            "starts anew"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be made a folder ({error.strerror}); name another --out"
+        ) from error
+
+
+def _summary(record: dict[str, Any], epochs: int) -> str:
+    text = f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.3f}"
+    if "stats" in record:
+        text += f"  AP {record['stats']['AP']:.3f}  AP50 {record['stats']['AP50']:.3f}"
+    return f"{text}  {record['images_per_second']:.1f} images/s  {record['seconds']:.0f} s"

@@ -1,0 +1,69 @@
+"""How to train, and what a resumed run must have in common with the one it goes on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+# What autocast computes in; weights stay float32 throughout.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults are the recipe behind the table in docs/guides/train.md."""
+
+    epochs: int = 12
+    batch_size: int = 8  # images of a step, over all processes and micro-batches
+    optimizer: str = "adamw"  # one of optim.OPTIMIZERS
+    lr: float | None = None  # at its peak; None: the optimizer's usual one
+    weight_decay: float | None = None  # None: the optimizer's usual one
+    schedule: str = "onecycle"  # one of optim.SCHEDULES
+    warmup: int = 100  # steps; onecycle has its own
+    clip_norm: float = 1.0  # largest norm of the gradient; 0: not clipped
+    precision: str = "float32"  # one of PRECISIONS; float16 scales the loss (GradScaler)
+    ema: float = 0.0  # decay of the averaged weights, e.g. 0.999; 0: none
+    seed: int = 0
+    sync_norm: bool = False  # BatchNorm over the images of all processes
+    compile: bool = False  # torch.compile the loss, from images to scalars
+    accumulate: int = 1  # micro-batches of a process in a step
+    max_bad_steps: int = 3  # in a row without a finite loss and gradient, before training stops
+    save_every: int = 0  # steps between checkpoints within an epoch; 0: after epochs alone
+    eval_every: int = 1  # epochs; the last epoch always is
+    workers: int = 2  # processes that load images, for training and as many for evaluation
+    profile: bool = False  # write a trace of a few steps
+
+    @classmethod
+    def differences(cls, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Difference]:
+        """Where two recipes, as dicts, do not give the same run. What an older one lacks has its
+        default."""
+        for field in fields(cls):
+            have = theirs.get(field.name, field.default)
+            if field.name not in FREE and have != ours[field.name]:
+                yield field.name, have, ours[field.name]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# What may change on the way: it changes what is done beside the steps, or how a step is shared out,
+# which changes its result by rounding alone.
+FREE = {"accumulate", "max_bad_steps", "save_every", "eval_every", "workers", "profile"}
+
+Difference = tuple[str, Any, Any]  # of what, in the run to resume, in this command
+
+
+def same(name: str, theirs: Any, ours: Any) -> Iterator[Difference]:
+    """The entries in which two values, or two dicts, differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for key in theirs | ours:
+            yield from same(key, theirs.get(key), ours.get(key))
+    elif theirs != ours:
+        yield name, theirs, ours

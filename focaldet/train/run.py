@@ -1,0 +1,306 @@
+"""A training run: what changes from step to step, and how far it has come."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..checkpoint import Description, load_weights
+from ..data import Batches, DetectionDataset
+from ..data.transforms import seeded_generator
+from ..distributed import Ranks
+from ..errors import UserError
+from ..models import RetinaNet
+from ..models.winograd import use_winograd
+from .optim import Average, load_optimizer_state, make_optimizer, schedule_factor
+from .recipe import Difference, Recipe, same
+from .stop import Stop
+from .update import MicroBatch, Outcome, Update, statistics
+
+_STEPS = 1 << 32  # sets the seeds of steps apart from those of images, whose keys begin with epochs
+
+
+class Run:
+    """Weights, optimizer, average of the weights, and counters.
+
+    Everything random is a function of the recipe's seed and of the step, so `state` and the weights
+    are all that a later process needs in order to go on as if nothing had happened.
+    """
+
+    def __init__(
+        self, model: RetinaNet, train_set: DetectionDataset, recipe: Recipe, ranks: Ranks
+    ) -> None:
+        self.recipe: Recipe = recipe
+        self.ranks: Ranks = ranks
+        self.dataset: DetectionDataset = train_set
+        # channels_last: what cuDNN's and bfloat16 convolutions prefer; the losses read it in place.
+        model = model.to(ranks.device).to(memory_format=torch.channels_last)
+        self.model: RetinaNet = model
+        if not recipe.compile:
+            use_winograd(model)
+        if recipe.sync_norm and ranks.world > 1:
+            from ..distributed import synchronise
+
+            synchronise(model)
+        self.optimizer: torch.optim.Optimizer = make_optimizer(
+            model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size
+        )
+        self.peaks: list[float] = [group["lr"] for group in self.optimizer.param_groups]
+        self.average: Average | None = Average(model, recipe.ema) if recipe.ema else None
+        self.batches: Batches = Batches(
+            train_set,
+            recipe.batch_size,
+            seed=recipe.seed,
+            workers=recipe.workers,
+            shuffle=True,
+            rank=ranks.rank,
+            world=ranks.world,
+            parts=recipe.accumulate,
+        )
+        self.update: Update | None = None
+        self.scale: dict[str, Any] = {}  # of float16's losses, where it was before `update` began
+        self.epoch: int = 0  # epochs finished
+        self.step: int = 0  # steps done
+        self.bad_steps: int = 0  # of them without finite losses
+        self.bad_in_a_row: int = 0
+        self.sums: dict[str, float] = dict.fromkeys(
+            ("loss", "learned", "images", "seconds"), 0.0
+        )  # of the epoch
+        # What a resumed run must have in common with the run that it goes on with.
+        self.identity: dict[str, Any] = {
+            "recipe": recipe.as_dict(),
+            "images": len(train_set),
+            "model": model.config,
+        }
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.batches)
+
+    def steps(self, stop: Stop) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Does the steps that are left of the epoch; gives the record of each, and whether to end
+        the run after it."""
+        if self.update is None:
+            self.update = Update(self.model, self.optimizer, self.recipe, self.ranks)
+            self.update.scaler.load_state_dict(self.scale)
+        update = self.update
+        self.model.train()
+        first = self.step - self.epoch * self.steps_per_epoch
+        batches = self.batches.epoch(self.epoch, first)
+        # cuDNN would otherwise take algorithms whose sums differ from run to run.
+        repeatable = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        with repeatable, self._bar() as bar:
+            for _ in range(first, self.steps_per_epoch):
+                start = time.perf_counter()
+                self.ranks.at(self.step + 1, "loading")
+                parts = list(islice(batches, self.recipe.accumulate))
+                waited = time.perf_counter() - start
+                outcome = self._step(update, parts, stop.requested)
+                seconds = time.perf_counter() - start
+                self._count(outcome, seconds)
+                bar.update(outcome.images)
+                if outcome.problem:
+                    self._warn(outcome, parts)
+                else:
+                    bar.set_postfix(loss=f"{_loss(outcome):.3f}", refresh=False)
+                yield self._record(outcome, seconds, waited), outcome.stop
+
+    def _step(self, update: Update, parts: list[MicroBatch], stop: bool) -> Outcome:
+        recipe = self.recipe
+        factor = schedule_factor(
+            recipe.schedule, self.step, recipe.epochs * self.steps_per_epoch, recipe.warmup
+        )
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        # What layers draw, such as a body's dropout, too, is a function of the step.
+        torch.manual_seed(
+            seeded_generator(recipe.seed, _STEPS, self.step, self.ranks.rank).initial_seed()
+        )
+        try:
+            outcome = update(parts, self.step + 1, stop)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise UserError(self._too_large(parts)) from error
+        self.step += 1
+        if self.average and not outcome.problem:
+            self.average.update(self.model)
+        return outcome
+
+    def _count(self, outcome: Outcome, seconds: float) -> None:
+        self.sums["images"] += outcome.images
+        self.sums["seconds"] += seconds
+        if not outcome.problem:
+            self.sums["loss"] += _loss(outcome) * outcome.images
+            self.sums["learned"] += outcome.images
+        bad = bool(outcome.problem) and not outcome.overflow
+        self.bad_steps += bad
+        self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
+
+    def _record(self, outcome: Outcome, seconds: float, waited: float) -> dict[str, Any]:
+        parts = ("classification", "bbox_regression", "grad_norm")
+        record = {
+            "epoch": self.epoch + 1,
+            "step": self.step,
+            # JSON has no numbers that are not finite.
+            **{p: v if math.isfinite(v := getattr(outcome, p)) else None for p in parts},
+            "n_foreground": outcome.n_foreground,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 4),
+            "waited_for_data": round(waited, 4),
+        }
+        return record | ({"skipped": outcome.problem} if outcome.problem else {})
+
+    def _warn(self, outcome: Outcome, parts: list[MicroBatch]) -> None:
+        """Says what was skipped; `UserError` where that goes on."""
+        if outcome.overflow:
+            return  # as it must, until the scale fits
+        ids = [target["image_id"] for _, targets in parts for target in targets]
+        everyone = self.ranks.gather(
+            {"ids": np.array(ids, np.int64), "own": np.array([outcome.own_problem])}
+        )
+        text = None
+        if everyone is not None:
+            # Where no part of the losses is to blame, it is all of the batch.
+            to_blame = [e["ids"] for e in everyone if e["own"][0]] or [e["ids"] for e in everyone]
+            names = self.dataset.names_of(np.concatenate(to_blame).tolist())
+            text = f"{outcome.problem} in step {self.step}, on the images {', '.join(names)}"
+        text = self.ranks.share(text)
+        if self.bad_in_a_row >= self.recipe.max_bad_steps:
+            raise UserError(
+                f"training diverged: {text}; the losses or the gradient of {self.bad_in_a_row} "
+                "step(s) in a row were not finite; a lower learning rate may help"
+            )
+        if self.ranks.main:
+            tqdm.write(f"focaldet: step skipped: {text}", file=sys.stderr)
+
+    def close_epoch(self) -> dict[str, Any]:
+        """Counts the epoch as finished; returns its record."""
+        self.epoch += 1
+        sums, self.sums = self.sums, dict.fromkeys(self.sums, 0.0)
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": sums["loss"] / max(1, sums["learned"]),
+            "bad_steps": self.bad_steps,
+            "seconds": round(sums["seconds"], 3),
+            "images_per_second": round(sums["images"] / sums["seconds"], 3),
+        }
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is to be kept: the weights, or their average. Those of rank 0 are the run's."""
+        return self.average.weights if self.average else self.model.state_dict()
+
+    def kept_model(self) -> RetinaNet:
+        """The model of these weights, the same in every process."""
+        model = self.model
+        if self.average:
+            model = copy.deepcopy(model)
+            model.load_state_dict(self.average.weights)
+        if self.ranks.world > 1:
+            # Norms that are not synchronised have seen other images in each process.
+            own = statistics(model)
+            first = self.ranks.share({name: tensor.cpu() for name, tensor in own.items()})
+            for name, tensor in first.items():
+                own[name].copy_(tensor)
+        return model
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs beside the weights that are kept."""
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "epoch_sums": self.sums,
+            "bad_steps": [self.bad_steps, self.bad_in_a_row],
+            "processes": self.ranks.world,
+            "optimizer": self.optimizer.state_dict(),
+            "scale": self.update.scaler.state_dict() if self.update else self.scale,
+        }
+        if self.average:  # the weights kept are the average
+            state["weights"] = self.model.state_dict()
+            state["average_updates"] = self.average.updates
+        return state
+
+    def resume(
+        self,
+        path: Path,
+        weights: dict[str, Tensor],
+        description: Description,
+        state: dict[str, Any] | None,
+    ) -> None:
+        """Takes up a checkpoint's weights and the state beside them."""
+        if state is None:
+            raise UserError(
+                f"{path}: holds no training state to resume from; train anew, in another --out"
+            )
+        if differences := list(self._differences(state["identity"])):
+            raise UserError(
+                f"{path}: the run to resume has "
+                + ", ".join(f"{name} {theirs}" for name, theirs, _ in differences)
+                + "; this command has "
+                + ", ".join(f"{name} {ours}" for name, _, ours in differences)
+                + "; --resume goes on with the same command"
+            )
+        load_weights(self.model, state.get("weights", weights), path)
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        if self.average:
+            self.average.load(weights, state["average_updates"])
+        self.epoch, self.step = description.epoch, state["step"]
+        self.sums |= state.get("epoch_sums", {})
+        self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
+        self.scale = state.get("scale", {})
+        if self.ranks.main and state.get("processes", 1) != self.ranks.world:
+            print(
+                f"focaldet: the run began with {state['processes']} processes and goes on with "
+                f"{self.ranks.world}: the same steps, but for rounding",
+                file=sys.stderr,
+            )
+
+    def _differences(self, theirs: dict[str, Any]) -> Iterator[Difference]:
+        yield from same("images", theirs["images"], self.identity["images"])
+        yield from same("model", RetinaNet.complete(theirs["model"]), self.identity["model"])
+        yield from Recipe.differences(theirs["recipe"], self.identity["recipe"])
+
+    def _too_large(self, parts: list[MicroBatch]) -> str:
+        images = [image for part, _ in parts for image in part]
+        ids = [target["image_id"] for _, targets in parts for target in targets]
+        height, width = (max(image.shape[-2:][side] for image in images) for side in (0, 1))
+        return (
+            f"out of memory in step {self.step + 1} (rank {self.ranks.rank}): {len(images)} images "
+            f"of up to {height} x {width} pixels in {len(parts)} micro-batches, "
+            f"{', '.join(self.dataset.names_of(ids))}; a higher --accumulate gives the same steps "
+            "in less memory; so do, with other results, a lower --batch-size or --size, or "
+            "--precision bfloat16"
+        )
+
+    def _bar(self) -> Any:
+        return tqdm(
+            total=len(self.dataset),
+            initial=int(self.sums["images"]),
+            desc=f"epoch {self.epoch + 1}/{self.recipe.epochs}",
+            unit=" images",
+            leave=False,
+            disable=None if self.ranks.main else True,
+        )
+
+
+def _loss(outcome: Outcome) -> float:
+    return outcome.classification + outcome.bbox_regression
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, or of the machine, of which torch's allocator tells in words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "not enough memory" in str(error)
+    )

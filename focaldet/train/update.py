@@ -1,0 +1,197 @@
+"""One step of the optimizer: from the images of a batch, on however many processes, to new weights.
+
+Losses are summed, not averaged, over the images of a micro-batch; DistributedDataParallel averages
+the gradients over the processes; and one factor makes of them the gradient of the whole batch:
+processes / max(1, foreground anchors of all). So a step does not depend, but for rounding, on how
+its images are shared out, and nothing has to be known before the first backward. The count is
+summed on the device, with all else that the processes must agree on, in one small all-reduce, and
+the factor goes into the pass over the gradients that clips them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data import Target
+from ..distributed import Ranks
+from ..models import RetinaNet
+from ..models.retinanet import Losses
+from ..models.transform import Targets
+from .recipe import PRECISIONS, Recipe
+
+MicroBatch = tuple[list[Tensor], list[Target]]
+
+# The losses are sums over some hundred foreground anchors; torch's 2^16 is for means.
+FIRST_SCALE = 2.0**10
+
+
+class Outcome(NamedTuple):
+    """What became of a step: of the whole batch, on all processes."""
+
+    classification: float
+    bbox_regression: float
+    n_foreground: int
+    grad_norm: float  # before clipping
+    images: int
+    stop: bool  # whether some process was asked to end
+    problem: str | None  # what was not finite; then nothing was changed
+    own_problem: bool  # whether this process's part of the losses was not finite
+    overflow: bool  # the problem was the range of float16 alone; the scale is lower now
+
+
+class Update:
+    """A call is a step. If its losses or gradient are not finite, it leaves the model as it was."""
+
+    def __init__(
+        self, model: RetinaNet, optimizer: torch.optim.Optimizer, recipe: Recipe, ranks: Ranks
+    ) -> None:
+        self.model: RetinaNet = model
+        self.optimizer: torch.optim.Optimizer = optimizer
+        self.ranks: Ranks = ranks
+        self.dtype: torch.dtype | None = PRECISIONS[recipe.precision]
+        self.clip_norm: float = recipe.clip_norm or math.inf
+        self.sync_norm: bool = recipe.sync_norm
+        self.by_image: bool = model.config["normalizer"] == "image"
+        self.scaler: torch.amp.GradScaler = torch.amp.GradScaler(
+            ranks.device.type, init_scale=FIRST_SCALE, enabled=self.dtype == torch.float16
+        )
+        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        self.statistics: list[Tensor] = list(statistics(model).values())
+        self.before: list[Tensor] = [torch.empty_like(tensor) for tensor in self.statistics]
+        self.module: nn.Module = _Losses(model, None if self.by_image else 1.0)
+        if recipe.compile:
+            self.module.compile()
+        if ranks.world > 1:
+            self.module = DistributedDataParallel(
+                self.module,
+                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+                broadcast_buffers=False,  # no step reads the statistics of norms
+                gradient_as_bucket_view=True,
+            )
+
+    def __call__(self, parts: Sequence[MicroBatch], step: int, stop: bool = False) -> Outcome:
+        """Step number `step`, from this process's micro-batches, of which some may be empty."""
+        if not self.sync_norm:  # for whose sake processes do equally many forwards
+            parts = [part for part in parts if part[0]] or parts[:1]
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.before:
+            torch._foreach_copy_(self.before, self.statistics)
+        sums = torch.zeros(5, dtype=torch.float64, device=self.ranks.device)
+        for number, (images, targets) in enumerate(parts, start=1):
+            # Processes wait for each other in the last backward alone.
+            with self._alone() if number < len(parts) else nullcontext():
+                self.ranks.at(step, "forward")
+                losses = self._forward(images, targets)
+                self.ranks.at(step, "backward")
+                total = losses.classification + losses.bbox_regression
+                torch.autograd.backward(self.scaler.scale(total))
+            sums[:3] += torch.stack([value.detach().double() for value in losses])
+            sums[3] += len(images)
+        own = sums[:2].isfinite().all()
+        sums[4] = stop
+        self.ranks.sum(sums)
+        divisor = sums[3 if self.by_image else 2].clamp(min=1)
+        norm = self._scale_gradients(divisor)
+        # The one time in a step that the host waits for a GPU.
+        return self._finish(*torch.cat([sums, torch.stack([divisor, norm, own.double()])]).tolist())
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """For backwards that only add to this process's gradients."""
+        module = self.module
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def _forward(self, images: list[Tensor], targets: list[Target]) -> Losses:
+        """The losses of a micro-batch, summed over its foreground anchors, or over its images."""
+        transform, device = self.model.transform, self.ranks.device
+        if images:
+            images = [image.to(device, non_blocking=True) for image in images]
+            batch, _, scales = transform.images(images)
+            truth = transform.targets(targets, scales, self.model.num_classes)
+        else:
+            batch, truth = _nothing(transform.mean)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+            losses: Losses = self.module(batch, *truth)
+        if not self.by_image:
+            return losses
+        classification, bbox_regression = (part * len(images) for part in losses[:2])
+        return Losses(classification, bbox_regression, losses.n_foreground)
+
+    def _scale_gradients(self, divisor: Tensor) -> Tensor:
+        """From sums to clipped means. Returns the norm of the means before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        scale = self.ranks.world / divisor
+        norm: Tensor = nn.utils.get_total_norm(gradients).double() * scale
+        # As torch's clip_grad_norm_: never quite to the limit.
+        factor = scale * (self.clip_norm / (norm + 1e-6)).clamp(max=1)
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+        return norm
+
+    def _finish(
+        self,
+        classification: float,
+        bbox_regression: float,
+        n_foreground: float,
+        images: float,
+        stop: float,
+        divisor: float,
+        norm: float,
+        own: float,
+    ) -> Outcome:
+        losses = {
+            "classification": classification / divisor,
+            "bbox_regression": bbox_regression / divisor,
+            "grad_norm": norm,
+        }
+        bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
+        if not bad:
+            self.scaler.step(self.optimizer)
+        elif self.before:
+            torch._foreach_copy_(self.statistics, self.before)
+        # Losses that are finite and gradients that are not: the range of float16, unless it is so
+        # where they are not scaled any more.
+        overflow = bad == [f"grad_norm is {norm}"] and self.scaler.get_scale() > 1
+        self.scaler.update()
+        return Outcome(
+            **losses,
+            n_foreground=int(n_foreground),
+            images=int(images),
+            stop=stop > 0,
+            problem=bad[0] if bad else None,
+            own_problem=not own,
+            overflow=overflow,
+        )
+
+
+class _Losses(nn.Module):
+    """What is compiled and distributed: a call gives the losses of a batch."""
+
+    unit: Tensor | None
+
+    def __init__(self, model: RetinaNet, unit: float | None) -> None:
+        super().__init__()
+        self.model = model
+        one = None if unit is None else torch.tensor(unit, device=model.transform.mean.device)
+        self.register_buffer("unit", one, persistent=False)
+
+    def forward(self, batch: Tensor, boxes: Tensor, labels: Tensor, splits: Tensor) -> Losses:
+        return self.model.loss(batch, boxes, labels, splits, self.unit)
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    """What a forward in training changes: the statistics of norms."""
+    buffers = dict(model.named_buffers())
+    return {name: buffers[name] for name in model.state_dict() if name in buffers}
+
+
+def _nothing(like: Tensor) -> tuple[Tensor, Targets]:
+    """A batch without images."""
+    integers = like.new_zeros(1, dtype=torch.int64)
+    return like.new_zeros(0, 3, 64, 64), Targets(like.new_zeros(0, 4), integers[:0], integers)
