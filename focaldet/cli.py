@@ -156,13 +156,15 @@ def _evaluate(args: argparse.Namespace) -> None:
             raise UserError("expected --data, the ground truth, beside --detections")
         read_coco(args.data)  # names the first entry that is ill-formed
         ground_truth = read_json(args.data)
-        scores = evaluate_detections(ground_truth, read_json(args.detections), args.detections)
+        scores = evaluate_detections(
+            ground_truth, read_json(args.detections), args.detections, args.evaluator
+        )
     else:
         model, description = load_model(args.weights, _device(args.device))
         transform = eval_transform(model.config["max_size"], model.config["min_size"])
         dataset = _dataset(args, args.data, args.images, args.split, transform)
         ids = match_categories(description.class_names, dataset, args.weights)
-        scores = evaluate_model(model, dataset, ids, args.batch_size, args.workers)
+        scores = evaluate_model(model, dataset, ids, args.batch_size, args.workers, args.evaluator)
         ground_truth = dataset.to_coco()
     _print_scores(scores, ground_truth)
     if args.json:

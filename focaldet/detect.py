@@ -16,6 +16,7 @@ from .checkpoint import load_model
 from .data import ImageError, eval_transform, read_image
 from .errors import UserError
 from .files import new_folder, write_atomically
+from .found import Found
 from .models import Detection, RetinaNet, for_inference
 from .plots import Box, class_colour, draw_boxes
 
@@ -149,14 +150,11 @@ def boxes_of(items: Mapping[str, Any], class_names: Sequence[str]) -> list[Box]:
 
 def coco_records(found: Detection, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """Detections in COCO's results form, but for the image id: bbox is [x, y, width, height]."""
-    rows = zip(*(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
+    columns = Found.on_image(0, found, category_ids)
+    rows = (column.tolist() for column in (columns.category_ids, columns.boxes, columns.scores))
     return [
-        {
-            "category_id": category_ids[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for (x1, y1, x2, y2), label, score in rows
+        {"category_id": category_id, "bbox": box, "score": score}
+        for category_id, box, score in zip(*rows, strict=True)
     ]
 
 

@@ -317,3 +317,14 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
     # Elsewhere: `python -m` finds ./focaldet first, built or not.
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_evaluator_that_is_not_installed(
+    refused: Callable[..., str], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("focaldet.scoring.find_spec", lambda name: None)
+    (work / "dt.json").write_text("[]")
+    words = ["evaluate", "--data", work / "set" / "instances.json", "--evaluator", "ultrafast"]
+    model = ["--weights", work / "model.safetensors", "--images", work / "set" / "images"]
+    for inputs in (["--detections", work / "dt.json"], model):
+        assert 'pip install "focaldet[fast-eval]"' in refused(*words, *inputs)

@@ -67,6 +67,7 @@ def test_the_version(capsys: Output) -> None:
         (["eval"], "did you mean evaluate?"),
         (["train", "--out", "x", "--loss", "focl"], "did you mean focal?"),
         (["convert", "x.pth", "--out", "y", "--layout", "detectron"], "did you mean detectron2?"),
+        (["evaluate", "--evaluator", "ultra"], "did you mean ultrafast?"),
         (["fly"], ""),
     ],
 )
