@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file whose header carries a JSON description and a hash.
 
 A checkpoint is a single file, so that a single rename publishes it: a run killed at any moment
-leaves the previous checkpoint whole. The model's tensors stand under their `state_dict` names
+leaves the previous checkpoint whole. A run keeps two generations, of which the newest whole one is
+taken: a disk may damage what no kill does. The model's tensors stand under their `state_dict` names
 (`safetensors.torch.load_file` reads them without this package); what only `--resume` needs stands
 beside them under names that start with `training/`. No pickle anywhere.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .errors import UserError
-from .files import write_atomically
+from .files import replacing
 from .models import RetinaNet
 
 FORMAT = 1
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"  # the generations of a run
 _TRAINING = "training/"
 _TENSOR = "$tensor"
+
+
+class DamagedCheckpoint(UserError):
+    """The file is missing, truncated, altered, or no checkpoint at all; an older one may help."""
+
+
+class OlderCheckpointWarning(UserWarning):
+    """The newest checkpoint is damaged, and the one before it was taken."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,14 @@ def save_checkpoint(
     weights: dict[str, Tensor],
     description: Description,
     training: dict[str, Any] | None = None,
+    *,
+    keep: str | Path | None = None,
 ) -> None:
     """Writes weights, their description and, for resuming, the state of the training to `path`.
 
     `training` is any tree of dicts and lists with tensors and JSON values as leaves, such as an
-    optimizer's `state_dict()`. The file appears under its name complete or not at all.
+    optimizer's `state_dict()`. The file appears under its name complete or not at all; the one
+    that was there goes on as `keep`, if that is given.
     """
     tensors = dict(weights)
     text = {"format": FORMAT, **asdict(description)}
@@ -57,9 +71,42 @@ def save_checkpoint(
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = json.dumps(text)
     digest = _digest(header, tensors)
-    write_atomically(
-        path, safetensors.torch.save(tensors, metadata={"focaldet": header, "sha256": digest})
-    )
+    data = safetensors.torch.save(tensors, metadata={"focaldet": header, "sha256": digest})
+    with replacing(path, keep) as temporary:
+        temporary.write_bytes(data)
+
+
+def save_generation(
+    folder: str | Path,
+    weights: dict[str, Tensor],
+    description: Description,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """`save_checkpoint` as the folder's LAST, with the one before it kept as PREVIOUS."""
+    folder = Path(folder)
+    save_checkpoint(folder / LAST, weights, description, training, keep=folder / PREVIOUS)
+
+
+def load_newest(
+    folder: str | Path, training: bool = False
+) -> tuple[dict[str, Tensor], Description, dict[str, Any] | None, Path]:
+    """The newest whole generation in the folder, as `load_checkpoint` gives it, and its path.
+
+    Warns in one line where that is not LAST. Raises `UserError` where neither is whole, and where
+    LAST is whole but of another version of the format: that is no reason to take an older one.
+    """
+    last, previous = (Path(folder) / name for name in (LAST, PREVIOUS))
+    try:
+        return *load_checkpoint(last, training), last
+    except DamagedCheckpoint as error:
+        damage = str(error)
+    try:
+        found = load_checkpoint(previous, training)
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{damage}; and {error}") from error
+    text = " ".join(f"{damage}; took {previous} instead".split())
+    warnings.warn(text, OlderCheckpointWarning, stacklevel=2)
+    return *found, previous
 
 
 def load_checkpoint(
@@ -67,29 +114,32 @@ def load_checkpoint(
 ) -> tuple[dict[str, Tensor], Description, dict[str, Any] | None]:
     """Reads `(weights, description, training state)` from a file that `save_checkpoint` wrote.
 
-    The training state is None unless asked for and present. Raises `UserError` for a file that is
-    missing, truncated, altered, or not a focaldet checkpoint.
+    The training state is None unless asked for and present. Raises `DamagedCheckpoint` for a file
+    that is missing, truncated, altered, or not a focaldet checkpoint, and another `UserError` for
+    one of another version.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; expected a file written by focaldet train")
+        raise DamagedCheckpoint(
+            f"{path}: no such checkpoint; expected a file written by focaldet train"
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if "focaldet" not in metadata or "sha256" not in metadata:
-                raise UserError(
+                raise DamagedCheckpoint(
                     f"{path}: a safetensors file, but not a checkpoint of focaldet; "
                     "focaldet convert makes one of other packages' weights"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(
+        raise DamagedCheckpoint(
             f"{path}: not a focaldet checkpoint, or a truncated one ({error}); "
             "expected a .safetensors file written by focaldet train, or by focaldet convert from "
             "other packages' weights"
         ) from error
     if _digest(metadata["focaldet"], tensors) != metadata["sha256"]:
-        raise UserError(
+        raise DamagedCheckpoint(
             f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash; "
             "copy it again, or take another"
         )

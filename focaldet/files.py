@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,19 +62,74 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, keep: str | Path | None = None) -> Iterator[Path]:
     """A path beside `path`, with its suffix, for the file that replaces it: written by the caller,
-    then synced and renamed; left out without a trace if the caller raises."""
+    then synced and renamed; left out without a trace if the caller raises. The file that was there
+    before goes on under the name `keep`, in the same folder, if one is given: at no moment is
+    there neither of the two."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path)
     try:
         yield temporary
         _sync(temporary)
-        os.replace(temporary, path)
+        if keep is not None and path.exists():
+            _replace_and_keep(temporary, path, Path(keep))
+        else:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the rename itself is durable only once the folder is synced
         _sync(path.parent)
+
+
+def _replace_and_keep(temporary: Path, path: Path, keep: Path) -> None:
+    aside = _temporary(keep)
+    aside.unlink(missing_ok=True)  # of a process that was killed here and had the same number
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without hard links
+        os.replace(path, keep)
+        os.replace(temporary, path)
+        return
+    try:
+        # In this order, for what is at `path` may be damaged, and `keep` then the only whole one.
+        os.replace(temporary, path)
+        os.replace(aside, keep)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sweep(folder: str | Path) -> list[Path]:
+    """Removes the temporary files that killed processes left in the folder; returns their paths.
+
+    For whoever is about to write into the folder and has not begun: one that bears the number of
+    this very process is of an earlier one, for in a container the numbers start anew each time.
+    """
+    left = []
+    for path in Path(folder).iterdir():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
+            path.unlink(missing_ok=True)
+            left.append(path)
+    return sorted(left)
+
+
+_TEMPORARY = re.compile(r"\..+\.([0-9]+)\.tmp(?:\.[^.]*)?")
+
+
+def _temporary(path: Path) -> Path:
+    """Where this process writes what is to be `path`: hidden, and matched by `_TEMPORARY`."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # someone else's
+        pass
+    return True
 
 
 def _sync(path: Path) -> None:
