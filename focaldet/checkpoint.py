@@ -9,30 +9,24 @@ beside them under names that start with `training/`. No pickle anywhere.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .errors import UserError
 from .files import replacing
 from .models import RetinaNet
+from .tensor_file import DamagedCheckpoint, read, write
 
 FORMAT = 1
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"  # the generations of a run
 _TRAINING = "training/"
 _TENSOR = "$tensor"
-
-
-class DamagedCheckpoint(UserError):
-    """The file is missing, truncated, altered, or no checkpoint at all; an older one may help."""
 
 
 class OlderCheckpointWarning(UserWarning):
@@ -68,12 +62,8 @@ def save_checkpoint(
     text = {"format": FORMAT, **asdict(description)}
     if training is not None:
         text["training"] = _pack(training, _TRAINING.rstrip("/"), tensors)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    header = json.dumps(text)
-    digest = _digest(header, tensors)
-    data = safetensors.torch.save(tensors, metadata={"focaldet": header, "sha256": digest})
     with replacing(path, keep) as temporary:
-        temporary.write_bytes(data)
+        write(temporary, tensors, json.dumps(text))
 
 
 def save_generation(
@@ -118,33 +108,8 @@ def load_checkpoint(
     that is missing, truncated, altered, or not a focaldet checkpoint, and another `UserError` for
     one of another version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DamagedCheckpoint(
-            f"{path}: no such checkpoint; expected a file written by focaldet train"
-        )
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "focaldet" not in metadata or "sha256" not in metadata:
-                raise DamagedCheckpoint(
-                    f"{path}: a safetensors file, but not a checkpoint of focaldet; "
-                    "focaldet convert makes one of other packages' weights"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedCheckpoint(
-            f"{path}: not a focaldet checkpoint, or a truncated one ({error}); "
-            "expected a .safetensors file written by focaldet train, or by focaldet convert from "
-            "other packages' weights"
-        ) from error
-    if _digest(metadata["focaldet"], tensors) != metadata["sha256"]:
-        raise DamagedCheckpoint(
-            f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash; "
-            "copy it again, or take another"
-        )
-
-    text = json.loads(metadata["focaldet"])
+    tensors, header = read(Path(path))
+    text = json.loads(header)
     if text.pop("format", None) != FORMAT:
         raise UserError(
             f"{path}: written by another version of focaldet; this one reads checkpoint "
@@ -179,15 +144,6 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str | Path)
                 f"{want} in the model; give a checkpoint of the same model"
             )
     model.load_state_dict(weights)
-
-
-def _digest(header: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _pack(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:

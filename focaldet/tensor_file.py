@@ -1,0 +1,141 @@
+"""One safetensors file of tensors and a text, with a hash of all: `write` and `read`.
+
+Any safetensors reader opens it: the text and the hash stand in the header's metadata. It is written
+here, and not by that package, because the tensors of a training run are on a GPU or in
+channels_last, and the whole of them would be copied before the first byte is out. Here each is
+brought into order by itself, hashed in a thread while it is written, and on its way to the disk
+while the next is hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .errors import UserError
+
+_TEXT, _HASH = "focaldet", "sha256"
+_NO_HASH = "0" * 64  # holds its place, for the hash is known last
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+class DamagedCheckpoint(UserError):
+    """The file is missing, truncated, altered, or no checkpoint at all; an older one may help."""
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], text: str) -> None:
+    """Writes the file in place; a caller who is to see it whole or not at all writes elsewhere and
+    renames. Takes memory for two tensors, if some are elsewhere or not contiguous, else for none.
+    """
+    header, offsets = _header(tensors, text)
+    largest = max((t.nbytes for t in tensors.values() if not _in_order(t)), default=0)
+    buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(2)]
+    digest = hashlib.sha256(text.encode())
+    hashing: deque[Future[None]] = deque()
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as hasher:
+        file.write(header)
+        for turn, name in enumerate(sorted(tensors)):
+            if len(hashing) == len(buffers):
+                hashing.popleft().result()  # then its buffer is free
+            tensor = _ordered(tensors[name].detach(), buffers[turn % len(buffers)])
+            hashing.append(hasher.submit(_update, digest, name, tensor))
+            file.seek(offsets[name])
+            file.write(_bytes(tensor))
+            _start_writing(file.fileno(), offsets[name], tensor.nbytes)
+        for future in hashing:
+            future.result()
+        file.seek(header.index(_NO_HASH.encode()))
+        file.write(digest.hexdigest().encode())
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors and the text of a file that `write` wrote, or `DamagedCheckpoint`."""
+    if not path.is_file():
+        raise DamagedCheckpoint(
+            f"{path}: no such checkpoint; expected a file written by focaldet train"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _TEXT not in metadata or _HASH not in metadata:
+                raise DamagedCheckpoint(
+                    f"{path}: a safetensors file, but not a checkpoint of focaldet; "
+                    "focaldet convert makes one of other packages' weights"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedCheckpoint(
+            f"{path}: not a focaldet checkpoint, or a truncated one ({error}); "
+            "expected a .safetensors file written by focaldet train, or by focaldet convert from "
+            "other packages' weights"
+        ) from error
+    digest = hashlib.sha256(metadata[_TEXT].encode())
+    for name in sorted(tensors):
+        _update(digest, name, tensors[name])
+    if digest.hexdigest() != metadata[_HASH]:
+        raise DamagedCheckpoint(
+            f"{path}: damaged checkpoint: its contents do not match their SHA-256 hash; "
+            "copy it again, or take another"
+        )
+    return tensors, metadata[_TEXT]
+
+
+def _header(tensors: Mapping[str, Tensor], text: str) -> tuple[bytes, dict[str, int]]:
+    """All that stands before the data, with room for the hash, and where each tensor begins."""
+    # The hash first, so that its place is the first in which its zeros stand.
+    table: dict[str, Any] = {"__metadata__": {_HASH: _NO_HASH, _TEXT: text}}
+    end = 0
+    # Wide elements first, as safetensors has it: in a file mapped to memory each is aligned.
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
+        tensor = tensors[name]
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"{name}: expected a dtype of {[*_DTYPES]}, got {tensor.dtype}")
+        start, end = end, end + tensor.nbytes
+        table[name] = {
+            "dtype": _DTYPES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]
+        }  # fmt: skip
+    encoded = json.dumps(table, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    header = len(encoded).to_bytes(8, "little") + encoded
+    table.pop("__metadata__")
+    return header, {name: len(header) + entry["data_offsets"][0] for name, entry in table.items()}
+
+
+def _in_order(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def _ordered(tensor: Tensor, buffer: Tensor) -> Tensor:
+    """The tensor itself if its memory is as in the file, else a copy in the buffer."""
+    if _in_order(tensor):
+        return tensor
+    return buffer[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+def _update(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(_bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _start_writing(handle: int, offset: int, size: int) -> None:
+    """Has the system begin with what a sync would have to wait for; it may well not."""
+    os.posix_fadvise(handle, offset, size, os.POSIX_FADV_DONTNEED)
