@@ -171,7 +171,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="the losses, from images on, by torch.compile")
     add("--workers", type=_count, default=usual.workers, help="processes that load images")
     add("--device", help="such as cpu or cuda:1; a GPU where there is one")
-    add("--profile", action="store_true", help="write trace.json, of a few steps")
 
     add = parser.add_argument_group("keeping").add_argument
     add("--eval-every", type=_positive, default=usual.eval_every, help="epochs")
@@ -188,6 +187,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         default=usual.max_bad_steps,
         help="in a row that have no finite loss, before training stops",
     )
+    _add_evaluator(add)
+    add("--tensorboard", action="store_true", help="events, too (focaldet[tensorboard])")
+    add("--profile", action="store_true", help="write trace.json, of a few steps")
     add(
         "--timeout",
         type=_seconds,
@@ -211,15 +213,19 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--split", default="val", metavar="NAME", help="with --voc")
     _add_data(add)
     add("--json", metavar="FILE", help="write the scores here too")
+    _add_evaluator(add)
+    add("--batch-size", type=_positive, default=8, help="images in a step")
+    add("--workers", type=_count, default=2, help="processes that load images")
+    add("--device", help="such as cpu or cuda:1; a GPU where there is one")
+
+
+def _add_evaluator(add: Callable[..., Any]) -> None:
     add(
         "--evaluator",
         choices=EVALUATORS,
         default="pycocotools",
         help='ultrafast: the same numbers sooner; needs pip install "focaldet[fast-eval]"',
     )
-    add("--batch-size", type=_positive, default=8, help="images in a step")
-    add("--workers", type=_count, default=2, help="processes that load images")
-    add("--device", help="such as cpu or cuda:1; a GPU where there is one")
 
 
 def _add_data(add: Callable[..., Any]) -> None:

@@ -5,7 +5,8 @@ step; `update` is one step of the optimizer, on however many processes; `optim` 
 what their names say.
 """
 
-from .loop import BEST, LAST, train
+from ..checkpoint import LAST
+from .loop import BEST, train
 from .recipe import PRECISIONS, Recipe
 
 __all__ = ["BEST", "LAST", "PRECISIONS", "Recipe", "train"]

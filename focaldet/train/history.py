@@ -13,12 +13,19 @@ from ..plots import smooth, training_curves
 LOSSES = ("classification", "bbox_regression")
 
 
+def ends_epoch(record: dict[str, Any]) -> bool:
+    """Whether the record is one of an epoch, and not of a step."""
+    return "images_per_second" in record
+
+
 class History:
     """Appends records to `metrics.jsonl` in the folder, and draws them as `curves.png`.
 
-    A record is a dict with "step", the updates done, and "epoch", from 1; that of a step has the
-    loss parts, "lr", "grad_norm" and "n_foreground", that of an epoch ends it and has "seconds",
-    "images_per_second" and, where it was evaluated, the 12 numbers under "stats".
+    A record is a dict with "step", the updates done, "epoch", from 1, and "seconds". That of a step
+    has the loss parts, "lr", "grad_norm", "n_foreground", "waited_for_data" (seconds), and
+    "skipped" with the reason where there was no update. That of an epoch ends it, and has "loss",
+    "images_per_second", "bad_steps" (so far) and, where it was evaluated, the 12 numbers under
+    "stats".
     """
 
     def __init__(self, folder: Path, epochs_done: int = 0, steps_done: int = 0) -> None:
@@ -31,8 +38,8 @@ class History:
             if not line.endswith("}"):
                 break  # cut while it was written
             record = json.loads(line)
-            ends_epoch = "images_per_second" in record
-            if record["step"] > steps_done or (ends_epoch and record["epoch"] > epochs_done):
+            later_epoch = ends_epoch(record) and record["epoch"] > epochs_done
+            if record["step"] > steps_done or later_epoch:
                 break
             self.records.append(record)
         kept = "".join(json.dumps(record) + "\n" for record in self.records)

@@ -9,19 +9,29 @@ from typing import Any
 
 import torch
 
-from ..checkpoint import Description, load_checkpoint, save_checkpoint
+from ..checkpoint import (
+    LAST,
+    PREVIOUS,
+    Description,
+    load_newest,
+    save_checkpoint,
+    save_generation,
+)
 from ..data import DetectionDataset
 from ..distributed import Ranks, alone
 from ..errors import UserError
 from ..evaluate import Scores, Stopped, evaluate_model
+from ..files import sweep
 from ..models import RetinaNet
+from ..scoring import check_evaluator
+from .events import Events
 from .history import History
 from .recipe import Recipe
 from .run import Run
 from .stop import Stop, on_sigterm
 from .trace import trace
 
-LAST, BEST, TRACE = "last.safetensors", "best.safetensors", "trace.json"
+BEST, TRACE, EVENTS = "best.safetensors", "trace.json", "tensorboard"
 
 
 def train(
@@ -55,6 +65,7 @@ def train(
     its gradient is not finite in `max_bad_steps` steps in a row, naming the images of the batch.
     """
     recipe, ranks, out = recipe or Recipe(), ranks or alone(device), Path(out)
+    check_evaluator(recipe.evaluator)
     if (val_set.class_names, val_set.category_ids) != (
         train_set.class_names,
         train_set.category_ids,
@@ -89,11 +100,13 @@ class _Loop:
         self.run, self.val_set, self.out = run, val_set, out
         self.best, self.scores = -math.inf, Scores()
         if resume:
-            weights, description, state = load_checkpoint(out / LAST, training=True)
-            run.resume(out / LAST, weights, description, state)
-            assert state is not None
-            self.best, self.scores = state["best"], description.metrics
-        self.history = History(out, run.epoch, run.step) if run.ranks.main else None
+            weights, description, state, path = load_newest(out, training=True)
+            self.best = run.resume(path, weights, description, state)
+            self.scores = description.metrics
+        main = run.ranks.main
+        self.history = History(out, run.epoch, run.step) if main else None
+        events = main and run.recipe.tensorboard
+        self.events = Events(out / EVENTS, run.step + 1) if events else None
         self.trace = out / TRACE if run.recipe.profile and run.ranks.main else None
 
     def epoch(self, stop: Stop) -> bool:
@@ -104,8 +117,7 @@ class _Loop:
         with trace(file) as after_step:
             for record, ending in run.steps(stop):
                 after_step()
-                if self.history:
-                    self.history.add(record)
+                self._note(record)
                 if ending:
                     return False
                 if recipe.save_every and not run.step % recipe.save_every:
@@ -120,6 +132,7 @@ class _Loop:
                     batch_size=recipe.batch_size,
                     workers=recipe.workers,
                     ranks=ranks,
+                    evaluator=recipe.evaluator,
                     stop=lambda: stop.requested,
                 )
             except Stopped:
@@ -132,18 +145,23 @@ class _Loop:
         return True
 
     def _publish(self, record: dict[str, Any], improved: bool) -> None:
-        assert self.history
-        self.history.add(record)
+        self._note(record)
         if improved:
             save_checkpoint(self.out / BEST, self.run.weights(), self._description())
         self.save()
-        self.history.draw()
+        if self.history:
+            self.history.draw()
         print(_summary(record, self.run.recipe.epochs), flush=True)
+
+    def _note(self, record: dict[str, Any]) -> None:
+        for log in (self.history, self.events):
+            if log:
+                log.add(record)
 
     def save(self) -> None:
         """Everything that a later process needs to go on from this step."""
         state = self.run.state() | {"best": self.best}
-        save_checkpoint(self.out / LAST, self.run.weights(), self._description(), state)
+        save_generation(self.out, self.run.weights(), self._description(), state)
 
     def _description(self) -> Description:
         run = self.run
@@ -157,9 +175,10 @@ class _Loop:
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    if resume and not (out / LAST).is_file():
+    there = [name for name in (LAST, PREVIOUS) if (out / name).exists()]
+    if resume and not there:
         raise UserError(f"{out}: no {LAST} to resume from; leave out --resume to begin")
-    if not resume and (out / LAST).exists():
+    if not resume and there:
         raise UserError(
             f"{out}: holds a training run already; --resume goes on with it, another --out "
             "starts anew"
@@ -170,6 +189,7 @@ def _prepare(out: Path, resume: bool) -> None:
         raise UserError(
             f"{out}: cannot be made a folder ({error.strerror}); name another --out"
         ) from error
+    sweep(out)
 
 
 def _summary(record: dict[str, Any], epochs: int) -> str:

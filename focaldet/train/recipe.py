@@ -38,7 +38,9 @@ class Recipe:
     save_every: int = 0  # steps between checkpoints within an epoch; 0: after epochs alone
     eval_every: int = 1  # epochs; the last epoch always is
     workers: int = 2  # processes that load images, for training and as many for evaluation
+    evaluator: str = "pycocotools"  # one of scoring.EVALUATORS
     profile: bool = False  # write a trace of a few steps
+    tensorboard: bool = False  # write events beside metrics.jsonl
 
     @classmethod
     def differences(cls, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Difference]:
@@ -55,7 +57,16 @@ class Recipe:
 
 # What may change on the way: it changes what is done beside the steps, or how a step is shared out,
 # which changes its result by rounding alone.
-FREE = {"accumulate", "max_bad_steps", "save_every", "eval_every", "workers", "profile"}
+FREE = {
+    "accumulate",
+    "max_bad_steps",
+    "save_every",
+    "eval_every",
+    "workers",
+    "evaluator",
+    "profile",
+    "tensorboard",
+}
 
 Difference = tuple[str, Any, Any]  # of what, in the run to resume, in this command
 

@@ -238,8 +238,8 @@ class Run:
         weights: dict[str, Tensor],
         description: Description,
         state: dict[str, Any] | None,
-    ) -> None:
-        """Takes up a checkpoint's weights and the state beside them."""
+    ) -> float:
+        """Takes up a checkpoint's weights and the state beside them; returns its best AP."""
         if state is None:
             raise UserError(
                 f"{path}: holds no training state to resume from; train anew, in another --out"
@@ -260,12 +260,12 @@ class Run:
         self.sums |= state.get("epoch_sums", {})
         self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
         self.scale = state.get("scale", {})
-        if self.ranks.main and state.get("processes", 1) != self.ranks.world:
-            print(
-                f"focaldet: the run began with {state['processes']} processes and goes on with "
-                f"{self.ranks.world}: the same steps, but for rounding",
-                file=sys.stderr,
-            )
+        before = state.get("processes", 1)
+        if self.ranks.main and before != self.ranks.world:
+            text = f"processes: {before} before, {self.ranks.world} now"
+            print(f"focaldet: {text}; the steps stay the same, but for rounding", file=sys.stderr)
+        best: float = state["best"]
+        return best
 
     def _differences(self, theirs: dict[str, Any]) -> Iterator[Difference]:
         yield from same("images", theirs["images"], self.identity["images"])

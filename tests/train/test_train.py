@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import focaldet.train.run
-from focaldet.checkpoint import load_checkpoint, load_model, save_checkpoint
+from focaldet.checkpoint import PREVIOUS, load_checkpoint, load_model, save_checkpoint
 from focaldet.data import (
     CocoDataset,
     DetectionDataset,
@@ -82,7 +82,7 @@ def test_a_run_leaves_checkpoints_metrics_and_curves(scenes: Path, tmp_path: Pat
     recipe = Recipe(epochs=3, batch_size=3, eval_every=2, workers=0)
     scores = run(scenes, tmp_path / "run", recipe)
 
-    names = {BEST, LAST, "metrics.jsonl", "curves.png"}
+    names = {BEST, LAST, PREVIOUS, "metrics.jsonl", "curves.png"}
     assert {p.name for p in (tmp_path / "run").iterdir()} == names
     model, description = load_model(tmp_path / "run" / LAST)
     assert description.epoch == 3 and description.metrics == scores

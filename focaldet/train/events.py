@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
+from .history import ends_epoch
 
 FOLDER = "tensorboard"  # in that of the run
 
@@ -42,7 +43,7 @@ class Events:
 
 def scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers of a record by their tags."""
-    group = "epoch" if "seconds" in record else "train"
+    group = "epoch" if ends_epoch(record) else "train"
     for name, value in record.items():
         if name == "stats":
             yield from ((f"val/{key}", number) for key, number in value.items())

@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 
 from focaldet.errors import UserError
-from focaldet.events import Events, scalars
+from focaldet.train.events import Events, scalars
 
 
 def step(number: int, loss: float) -> dict[str, Any]:
     return {"epoch": 1, "step": number, "classification": loss, "lr": 0.5}
 
 
-EPOCH = {"epoch": 1, "step": 2, "loss": 0.25, "seconds": 3, "stats": {"AP": 0.5, "AP50": 0.75}}
+EPOCH = {
+    "epoch": 1,
+    "step": 2,
+    "loss": 0.25,
+    "images_per_second": 3,
+    "stats": {"AP": 0.5, "AP50": 0.75},
+}
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -42,7 +48,7 @@ def test_every_number_of_a_record_stands_at_its_step(tmp_path: Path) -> None:
         "train/lr": [(1, 0.5), (2, 0.5)],
         "epoch/epoch": [(2, 1.0)],
         "epoch/loss": [(2, 0.25)],
-        "epoch/seconds": [(2, 3.0)],
+        "epoch/images_per_second": [(2, 3.0)],
         "val/AP": [(2, 0.5)],
         "val/AP50": [(2, 0.75)],
     }
