@@ -80,14 +80,18 @@ def detect_dataset(
         leave=False,
         disable=None if ranks.main else True,
     ) as bar:
-        for number, (images, targets) in enumerate(batches):
+        number = 0
+        for number, (images, targets) in enumerate(batches, start=1):
             if stop():
                 break
-            ranks.at(number, "evaluating")
+            ranks.at(None, f"evaluating, batch {number}")
             sizes = [target["original_size"] for target in targets]
             for target, detection in zip(targets, detect_batch(model, images, sizes), strict=True):
                 parts.append(Found.on_image(target["image_id"], detection, category_ids))
             bar.update(len(images))
+    for later in range(number + 1, len(batches) + 1):  # of batches too small for a share
+        ranks.at(None, f"evaluating, batch {later}")
+    ranks.at(None, "evaluated")
     if ranks.sum(torch.tensor(int(stop()), device=ranks.device)).item():
         raise Stopped
     own = Found.concatenate(parts)

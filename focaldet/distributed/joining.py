@@ -1,8 +1,9 @@
-"""Into the group of the run's processes, and out of it."""
+"""Into the group of the run's processes, and out of it, whatever happens in between."""
 
 from __future__ import annotations
 
-import os
+import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,25 +11,106 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from ..errors import EndedElsewhere, UserError
+from .environment import Place, read_environment
 from .ranks import Ranks, alone
+from .rendezvous import arrive, connect
+from .watch import Watch
 
-# A collective waits for as long as the watch does: it is the watch that ends a run, with a reason.
+# A collective operation waits as long as it takes: it is the watch that ends a run, and says why.
 NEVER = timedelta(days=30)
+LINGER = 10  # seconds that a rank keeps the store for the others after it has failed
+
+_runs = itertools.count()  # that this process has joined, as every process of them has
 
 
 @contextmanager
 def join(device: str | None = None, timeout: float = 45) -> Iterator[Ranks]:
-    """The ranks of the run that torchrun has started this process in; one by itself elsewhere."""
-    if "RANK" not in os.environ:
+    """The ranks of the run that torchrun has started this process in; elsewhere it is by itself.
+
+    Args:
+        device: "cpu" or "cuda"; None: "cuda" where there is one. Ranks on GPUs have one each.
+        timeout: seconds that the ranks wait for each other to come; and then, for a sign of life,
+            or for progress. 45, and what it takes to notice, is less than a minute.
+
+    If a rank is killed, is frozen or hangs, every other one ends within the timeout and a few
+    seconds, and says which it was and in which step; see `Watch`. If a rank raises, so do the
+    others, with its message. Raises `UserError` if the environment makes no sense, or the ranks do
+    not find each other.
+    """
+    place = read_environment()
+    if place is None:
         yield alone(device)
         return
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    cuda = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")).type == "cuda"
-    own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "cpu:gloo", rank=rank, world_size=world, timeout=NEVER
-    )
+    own = _device(place, device)
+    deadline = time.monotonic() + timeout
+    prefix = f"focaldet/{place.attempt}/{next(_runs)}"
+    table = connect(place, deadline, keep=place.keeps_store)
+    store = dist.PrefixStore(prefix, table)
+    watch = Watch(store, place.address, place.rank, place.world, timeout)
+    watch.tell()
+    arrive(store, place, deadline)
+    watch.start()
+    failed = True
     try:
-        yield Ranks(rank, world, own)
+        with _blamed(watch, place):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if own.type == "cuda" else "cpu:gloo",
+                store=dist.PrefixStore(prefix, connect(place, deadline, keep=False)),
+                rank=place.rank,
+                world_size=place.world,
+                timeout=NEVER,
+            )
+            yield Ranks(place.rank, place.world, own, watch)
+        failed = False
     finally:
-        dist.destroy_process_group()
+        if place.keeps_store:
+            watch.wait_until_all_left(LINGER if failed else timeout)
+        if dist.is_initialized() and not (failed and own.type == "cuda"):  # NCCL's may wait
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _blamed(watch: Watch, place: Place) -> Iterator[None]:
+    """Tells the other ranks why this one ends; what they ended by is raised as a UserError."""
+    try:
+        yield
+    except EndedElsewhere:
+        watch.leave()
+        raise
+    except Exception as error:
+        culprit = watch.culprit() if _of_connection(error) else None
+        if culprit:
+            watch.leave(culprit)
+            raise UserError(culprit) from error
+        text = " ".join(str(error).split()) or type(error).__name__
+        watch.leave(f"rank {place.rank} failed in {watch.record.place}: {text}")
+        raise
+    except BaseException as end:
+        done = isinstance(end, SystemExit) and not end.code
+        watch.leave(None if done else f"rank {place.rank} was interrupted in {watch.record.place}")
+        raise
+    watch.leave()
+
+
+def _of_connection(error: Exception) -> bool:
+    """Whether it is how gloo and NCCL say that another process is gone."""
+    marks = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(mark in text for mark in marks)
+
+
+def _device(place: Place, device: str | None) -> torch.device:
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device(name)
+    if name != "cuda":
+        raise UserError(f"--device {name}: expected cpu or cuda, where each rank takes its own GPU")
+    if place.local_rank >= (gpus := torch.cuda.device_count()):
+        raise UserError(
+            f"rank {place.rank}, the process {place.local_rank} of this machine: it has {gpus} "
+            f"GPUs; start one process for each, as with torchrun --nproc-per-node {max(1, gpus)}, "
+            "or give --device cpu"
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")  # small things go through gloo, on GPUs, too
 class Progress(Protocol):
     """Who is told how far this process has come: see `Watch`."""
 
-    def at(self, step: int, phase: str) -> None: ...
+    def at(self, step: int | None, phase: str) -> None: ...
     def patient(self, what: str) -> AbstractContextManager[None]: ...
 
 
@@ -107,8 +107,8 @@ class Ranks:
         dist.gather_object(heads, everyone, dst=0)
         return [columns, *(_receive(everyone[rank], rank) for rank in range(1, self.world))]
 
-    def at(self, step: int, phase: str) -> None:
-        """Marks progress: this rank begins `phase` (one word) of the step. Cheap.
+    def at(self, step: int | None, phase: str) -> None:
+        """Marks progress: this rank begins a phase of the step, or of the one before. Cheap.
 
         Every rank marks the same phases in the same order. One that marks nothing for too long
         while others wait for it is taken for hung; see `Watch`.

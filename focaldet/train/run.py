@@ -93,7 +93,8 @@ class Run:
         the run after it."""
         if self.update is None:
             self.update = Update(self.model, self.optimizer, self.recipe, self.ranks)
-            self.update.scaler.load_state_dict(self.scale)
+            if self.scale:
+                self.update.scaler.load_state_dict(self.scale)
         update = self.update
         self.model.train()
         first = self.step - self.epoch * self.steps_per_epoch
@@ -110,11 +111,10 @@ class Run:
                 seconds = time.perf_counter() - start
                 self._count(outcome, seconds)
                 bar.update(outcome.images)
-                if outcome.problem:
-                    self._warn(outcome, parts)
-                else:
-                    bar.set_postfix(loss=f"{_loss(outcome):.3f}", refresh=False)
+                bar.set_postfix(loss=f"{_loss(outcome):.3f}", refresh=False)
                 yield self._record(outcome, seconds, waited), outcome.stop
+                if outcome.problem and not outcome.overflow:
+                    self._warn(outcome, parts)
 
     def _step(self, update: Update, parts: list[MicroBatch], stop: bool) -> Outcome:
         recipe = self.recipe
@@ -164,26 +164,26 @@ class Run:
 
     def _warn(self, outcome: Outcome, parts: list[MicroBatch]) -> None:
         """Says what was skipped; `UserError` where that goes on."""
-        if outcome.overflow:
-            return  # as it must, until the scale fits
         ids = [target["image_id"] for _, targets in parts for target in targets]
         everyone = self.ranks.gather(
-            {"ids": np.array(ids, np.int64), "own": np.array([outcome.own_problem])}
+            {"ids": np.array(ids, np.int64), "bad": np.array([outcome.own_problem])}
         )
-        text = None
-        if everyone is not None:
-            # Where no part of the losses is to blame, it is all of the batch.
-            to_blame = [e["ids"] for e in everyone if e["own"][0]] or [e["ids"] for e in everyone]
-            names = self.dataset.names_of(np.concatenate(to_blame).tolist())
+
+        def tell() -> None:
+            # Where no process's losses are to blame, the images of all are named.
+            shares = [share["ids"] for share in everyone or () if share["bad"][0]]
+            shares = shares or [share["ids"] for share in everyone or ()]
+            names = self.dataset.names_of(np.concatenate(shares).tolist())
             text = f"{outcome.problem} in step {self.step}, on the images {', '.join(names)}"
-        text = self.ranks.share(text)
-        if self.bad_in_a_row >= self.recipe.max_bad_steps:
-            raise UserError(
-                f"training diverged: {text}; the losses or the gradient of {self.bad_in_a_row} "
-                "step(s) in a row were not finite; a lower learning rate may help"
-            )
-        if self.ranks.main:
+            if self.bad_in_a_row >= self.recipe.max_bad_steps:
+                raise UserError(
+                    f"training diverged: {text}; the losses or the gradient of "
+                    f"{self.bad_in_a_row} step(s) in a row were not finite; a lower learning rate "
+                    "may help"
+                )
             tqdm.write(f"focaldet: step skipped: {text}", file=sys.stderr)
+
+        self.ranks.first(tell)
 
     def close_epoch(self) -> dict[str, Any]:
         """Counts the epoch as finished; returns its record."""

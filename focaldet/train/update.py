@@ -11,8 +11,9 @@ the factor goes into the pass over the gradients that clips them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -69,27 +70,25 @@ class Update:
         if recipe.compile:
             self.module.compile()
         if ranks.world > 1:
-            self.module = DistributedDataParallel(
-                self.module,
-                device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-                broadcast_buffers=False,  # no step reads the statistics of norms
-                gradient_as_bucket_view=True,
-            )
+            self.module = _distributed(self.module, ranks.device)
 
     def __call__(self, parts: Sequence[MicroBatch], step: int, stop: bool = False) -> Outcome:
         """Step number `step`, from this process's micro-batches, of which some may be empty."""
-        if not self.sync_norm:  # for whose sake processes do equally many forwards
-            parts = [part for part in parts if part[0]] or parts[:1]
+        # The empty ones stand last, and only norms that wait for each other need them all.
+        last = len(parts) if self.sync_norm else max(1, sum(bool(images) for images, _ in parts))
         self.optimizer.zero_grad(set_to_none=True)
         if self.before:
             torch._foreach_copy_(self.before, self.statistics)
         sums = torch.zeros(5, dtype=torch.float64, device=self.ranks.device)
         for number, (images, targets) in enumerate(parts, start=1):
-            # Processes wait for each other in the last backward alone.
-            with self._alone() if number < len(parts) else nullcontext():
-                self.ranks.at(step, "forward")
+            if number > last:
+                self.ranks.at(step, f"forward {number}")
+                self.ranks.at(step, f"backward {number}")
+                continue
+            with self._waits(number == last):
+                self.ranks.at(step, f"forward {number}")
                 losses = self._forward(images, targets)
-                self.ranks.at(step, "backward")
+                self.ranks.at(step, f"backward {number}")
                 total = losses.classification + losses.bbox_regression
                 torch.autograd.backward(self.scaler.scale(total))
             sums[:3] += torch.stack([value.detach().double() for value in losses])
@@ -101,11 +100,6 @@ class Update:
         norm = self._scale_gradients(divisor)
         # The one time in a step that the host waits for a GPU.
         return self._finish(*torch.cat([sums, torch.stack([divisor, norm, own.double()])]).tolist())
-
-    def _alone(self) -> AbstractContextManager[None]:
-        """For backwards that only add to this process's gradients."""
-        module = self.module
-        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def _forward(self, images: list[Tensor], targets: list[Target]) -> Losses:
         """The losses of a micro-batch, summed over its foreground anchors, or over its images."""
@@ -122,6 +116,16 @@ class Update:
             return losses
         classification, bbox_regression = (part * len(images) for part in losses[:2])
         return Losses(classification, bbox_regression, losses.n_foreground)
+
+    @contextmanager
+    def _waits(self, waits: bool) -> Iterator[None]:
+        """For a forward and a backward that end with the average of the processes' gradients, or
+        only add to this one's."""
+        if waits or not isinstance(self.module, DistributedDataParallel):
+            yield
+        else:
+            with self.module.no_sync():
+                yield
 
     def _scale_gradients(self, divisor: Tensor) -> Tensor:
         """From sums to clipped means. Returns the norm of the means before clipping."""
@@ -183,6 +187,17 @@ class _Losses(nn.Module):
 
     def forward(self, batch: Tensor, boxes: Tensor, labels: Tensor, splits: Tensor) -> Losses:
         return self.model.loss(batch, boxes, labels, splits, self.unit)
+
+
+def _distributed(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    with warnings.catch_warnings():  # newer versions prefer an argument that older ones lack
+        warnings.filterwarnings("ignore", ".*forward_sync_buffers", FutureWarning)
+        return DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # no step reads the statistics of norms
+            gradient_as_bucket_view=True,
+        )
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:

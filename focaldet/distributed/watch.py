@@ -1,0 +1,223 @@
+"""Who of the run's processes is missing, and in which step: so that no rank waits for ever.
+
+A collective operation waits for all ranks, and cannot tell a slow one from one that will never
+come. So each process says once a second that it lives and how far it has come, in the run's store
+(a table that one process keeps), and reads there what the others say. `verdict.py` judges that, and
+whoever finds that a rank is missing says so and ends: within the timeout and five seconds, one for
+each to say it, to read it, and to judge, and two for those who have not noticed by themselves.
+
+Time is counted in rounds of the threads here, not by the clock: a process that was stopped and goes
+on has not seen the others be silent meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from .verdict import Record, Seen, Verdict, failed, furthest_behind, gone, hanging
+
+LENIENT = 4  # times what the longest phase of the step before took; times the timeout in the first
+DEAD = 4  # rounds of silence that mean death where a connection has broken, too
+EXIT_CODE = 1
+
+
+class Store(Protocol):
+    """What is needed of torch's TCPStore."""
+
+    def set(self, key: str, value: str, /) -> None: ...
+    def multi_get(self, keys: list[str], /) -> list[bytes]: ...
+
+
+class Watch:
+    """Tells the other ranks of this one, and ends the process when one of them is missing.
+
+    Args:
+        store: a connection for this alone: it blocks. `address` names its other end.
+        rank, world: of this process, and of the run. Everybody has called `tell` before one starts.
+        timeout: seconds that a rank may be silent, or make no mark while others wait for it.
+        end: what is done with a verdict; it is expected not to return.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        address: str,
+        rank: int,
+        world: int,
+        timeout: float,
+        end: Callable[[Verdict], None] | None = None,
+    ) -> None:
+        self.store, self.address, self.rank, self.timeout = store, address, rank, timeout
+        self.tick = min(1.0, timeout / 8)  # seconds, a round
+        self.record = Record(limit=LENIENT * timeout)
+        self.seen = {other: Seen(Record(limit=0)) for other in range(world)}
+        self._end = end or self._end_process
+        self._lock = threading.Lock()  # for the record and what follows
+        self._began = time.monotonic()  # the phase
+        self._longest = 0.0  # phase of this step, in seconds
+        self._store_silent = 0.0
+        self._failed = 0.0  # seconds since somebody has
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=loop, daemon=True) for loop in (self._exchange, self._judge)
+        ]
+
+    # What the main thread calls.
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def at(self, step: int | None, phase: str) -> None:
+        """See `Ranks.at`."""
+        with self._lock:
+            self._finish_phase()
+            if step not in (None, self.record.step):
+                if self.record.step:
+                    self.record.limit = max(self.timeout, LENIENT * self._longest)
+                self.record.step, self.record.phases, self._longest = step, 0, 0.0
+                self.record.phase = ""
+            self.record.phases += phase != self.record.phase
+            self.record.phase, self.record.patient = phase, False
+
+    @contextmanager
+    def patient(self, what: str) -> Iterator[None]:
+        """See `Ranks.patient`."""
+        with self._lock:
+            self._finish_phase()
+            before = self.record.phase, self.record.patient
+            self.record.phase, self.record.patient = what, True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._finish_phase()
+                self.record.phase, self.record.patient = before
+
+    def _finish_phase(self) -> None:
+        now = time.monotonic()
+        if not self.record.patient:
+            self._longest = max(self._longest, now - self._began)
+        self._began, self.record.idle = now, 0.0
+
+    def culprit(self) -> str | None:
+        """Who is to blame for a broken connection, as a message; takes seconds to find out."""
+        for _ in range(3 * DEAD):
+            if verdict := failed(self._others()) or self._missing(DEAD * self.tick):
+                return verdict.message
+            time.sleep(self.tick)
+        left = [rank for rank, other in self._others().items() if other.record.left]
+        return f"rank {left[0]} left the run in {self.seen[left[0]].record.place}" if left else None
+
+    def leave(self, error: str | None = None) -> None:
+        """Says that this rank is through, or why it ends, and watches no longer."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(2 * self.tick)
+        self.record.left, self.record.error = True, error
+        if not self._threads[0].is_alive():  # else the store does not answer
+            self.tell()
+
+    def wait_until_all_left(self, seconds: float) -> None:
+        """For the rank that keeps the store, after it has left: until nobody needs it, or so."""
+        end = time.monotonic() + seconds
+        while not all(other.record.left for other in self.seen.values()):
+            if time.monotonic() > end or self._threads[0].is_alive():
+                return
+            time.sleep(self.tick / 10)
+            self._read()
+
+    # The thread that talks to the store, and may have to wait for it.
+
+    def _exchange(self) -> None:
+        while not self._stop.wait(self.tick):
+            with self._lock:
+                self.record.idle += self.tick
+            try:
+                self.tell()
+                self._read()
+            except RuntimeError:  # the connection is broken for good
+                return
+
+    def tell(self) -> None:
+        """Says how this rank is."""
+        with self._lock:
+            self.record.beat += 1
+            text = self.record.encode()
+        self.store.set(_key(self.rank), text)
+
+    def _read(self) -> None:
+        """What the others say."""
+        texts = self.store.multi_get([_key(rank) for rank in self.seen])
+        new = {}
+        for (rank, old), text in zip(self.seen.items(), texts, strict=True):
+            record = Record.decode(text)
+            quiet = old.silent + self.tick if record.beat == old.record.beat else 0.0
+            new[rank] = Seen(record, quiet)
+        self.seen, self._store_silent = new, 0.0
+
+    # The thread that judges.
+
+    def _judge(self) -> None:
+        told = 0.0
+        while not self._stop.wait(self.tick):
+            self._store_silent += self.tick
+            if verdict := self.verdict():
+                self._end(verdict)
+            idle = self.record.idle
+            if idle < told:
+                told = 0.0
+            if idle - told > self.timeout and self._waited_for():
+                told = idle
+                _say(f"rank {self.rank} is still in {self.record.place}, after {idle:.0f} s")
+
+    def verdict(self) -> Verdict | None:
+        """Why the run cannot go on, if so. One who failed has told the others, who end by
+        themselves unless they wait in vain; that is not known before a while has passed."""
+        failure = failed(self._others())
+        self._failed = self._failed + self.tick if failure else 0.0
+        if failure and self._failed > 2 * DEAD * self.tick:
+            return failure
+        return self._missing(self.timeout) or hanging(self.seen)
+
+    def _missing(self, longest: float) -> Verdict | None:
+        """Who has not been heard of for more than `longest` seconds, in which the store was."""
+        if self._store_silent > longest:
+            return Verdict(
+                f"the run's store at {self.address} does not answer: the process that keeps it "
+                f"(rank 0, or torchrun there) is gone, in {self.record.place}"
+            )
+        return gone(self._others(), longest)
+
+    def _others(self) -> dict[int, Seen]:
+        return {rank: other for rank, other in self.seen.items() if rank != self.rank}
+
+    def _waited_for(self) -> bool:
+        return self.record.patient or self.rank in furthest_behind(self.seen)
+
+    def _end_process(self, verdict: Verdict) -> None:
+        """Says what has happened, to the other ranks, too, and ends the process at once: its main
+        thread may never come back from where it waits."""
+        if self.rank in verdict.culprits:
+            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            _say(f"rank {self.rank} stands here:\n{''.join(traceback.format_stack(frame))}")
+        _say(f"error: {verdict.message}")
+        self.record.error = verdict.message
+        time.sleep(2 * self.tick)
+        sys.stdout.flush()
+        os._exit(EXIT_CODE)
+
+
+def _say(text: str) -> None:
+    print(f"focaldet: {text}", file=sys.stderr, flush=True)
+
+
+def _key(rank: int) -> str:
+    return f"rank/{rank}"

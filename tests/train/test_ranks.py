@@ -1,0 +1,187 @@
+"""Several processes train as one does: the same weights, every image scored once, one voice."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import run_ranks, told
+
+from focaldet.checkpoint import LAST, load_checkpoint
+from focaldet.data import (
+    CocoDataset,
+    DetectionDataset,
+    eval_transform,
+    generate_scenes,
+    train_transform,
+)
+from focaldet.distributed import join
+from focaldet.evaluate import detect_dataset, evaluate_model
+from focaldet.models import RetinaNet
+from focaldet.ops import AnchorGrid
+from focaldet.train import Recipe, train
+from focaldet.train.update import Update
+
+SIZE = 64
+IMAGES = 13  # in batches of 5: the last one has 3, and with 3 processes and 2 parts empty ones
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "set"
+    generate_scenes(folder, images=IMAGES, seed=1, size=SIZE, objects=(3, 5))
+    return folder
+
+
+def dataset(scenes: Path, training: bool) -> CocoDataset:
+    transform = train_transform(SIZE) if training else eval_transform(SIZE)
+    return CocoDataset(scenes / "instances.json", scenes / "images", transform=transform)
+
+
+def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> RetinaNet:
+    torch.manual_seed(3)
+    grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
+    options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
+    sizes = {"min_size": SIZE, "max_size": SIZE}
+    return RetinaNet(3, "resnet18", **sizes, **options | changes).to(dtype)
+
+
+def run(scenes: Path, out: Path, dtype: torch.dtype, model: dict, **recipe: object) -> None:
+    """Twelve steps, in whatever processes there are."""
+    torch.set_num_threads(1)
+    settings = {"epochs": 4, "batch_size": 5, "optimizer": "sgd", "lr": 0.01, "warmup": 0}
+    settings |= {"workers": 0, "eval_every": 4}
+    with join("cpu") as ranks:
+        train(
+            tiny_model(dtype, **model),
+            dataset(scenes, True),
+            dataset(scenes, False),
+            out,
+            Recipe(**settings | recipe),
+            ranks=ranks,
+        )
+
+
+def largest_difference(left: Path, right: Path) -> float:
+    """Of a tensor, relative to its norm."""
+    ours, theirs = (load_checkpoint(folder / LAST)[0] for folder in (left, right))
+    return max(
+        ((ours[name].double() - theirs[name].double()).norm() / theirs[name].double().norm()).item()
+        for name in theirs
+        if theirs[name].double().norm() > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "model", "recipe", "world"),
+    [
+        (torch.float32, {"norm": "frozen"}, {}, 2),
+        (torch.float64, {"norm": "frozen"}, {"accumulate": 2}, 3),
+        (torch.float64, {"norm": "batch"}, {"sync_norm": True}, 2),
+        (torch.float64, {"norm": "group", "normalizer": "image"}, {"ema": 0.9}, 2),
+    ],
+    ids=["float32", "float64, 3 x 2 parts", "float64, BatchNorm", "float64, by image, average"],
+)
+def test_the_weights_are_those_of_one_process(
+    scenes: Path, tmp_path: Path, dtype: torch.dtype, model: dict, recipe: dict, world: int
+) -> None:
+    run(scenes, tmp_path / "one", dtype, model, **recipe | {"accumulate": 1})
+    ranks = run_ranks(run_with, scenes, tmp_path / "many", dtype, model, recipe, world=world)
+    assert all(rank.code == 0 for rank in ranks), told(ranks)
+    bound = 1e-6 if dtype == torch.float32 else 1e-12
+    assert largest_difference(tmp_path / "many", tmp_path / "one") < bound
+    assert "".join(rank.output for rank in ranks).count("epoch 4/4") == 1, "rank 0 alone speaks"
+    one, many = (records(tmp_path / name) for name in ("one", "many"))
+    assert [r["n_foreground"] for r in one if "lr" in r] == [
+        r["n_foreground"] for r in many if "lr" in r
+    ]
+    for mine, other in zip(one, many, strict=True):
+        key = "classification" if "lr" in mine else "loss"
+        assert mine[key] == pytest.approx(other[key], rel=1e-5)
+
+
+def run_with(scenes: Path, out: Path, dtype: torch.dtype, model: dict, recipe: dict) -> None:
+    run(scenes, out, dtype, model, **recipe)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_image_is_scored_once(scenes: Path, tmp_path: Path) -> None:
+    model = tiny_model(score_thresh=0.0, detections_per_img=5).eval()
+    found = detect_dataset(model, dataset(scenes, False), batch_size=4)
+    ranks = run_ranks(score, scenes, tmp_path, world=3)
+    assert all(rank.code == 0 for rank in ranks), told(ranks)
+    theirs = np.load(tmp_path / "found.npz")
+    order, their_order = (
+        np.lexsort((-s, i))
+        for s, i in ((found.scores, found.image_ids), (theirs["scores"], theirs["image_ids"]))
+    )
+    np.testing.assert_array_equal(found.image_ids[order], theirs["image_ids"][their_order])
+    np.testing.assert_allclose(found.scores[order], theirs["scores"][their_order], rtol=1e-5)
+    scores = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert scores[0] == scores[1] == scores[2]
+
+
+def score(scenes: Path, out: Path) -> None:
+    model = tiny_model(score_thresh=0.0, detections_per_img=5).eval()
+    with join("cpu") as ranks:
+        found = detect_dataset(model, dataset(scenes, False), batch_size=4, ranks=ranks)
+        if ranks.main:
+            np.savez(out / "found.npz", **vars(found))
+        scores = evaluate_model(model, dataset(scenes, False), batch_size=4, ranks=ranks)
+        (out / f"{ranks.rank}.json").write_text(json.dumps(scores))
+
+
+def test_a_bad_share_is_named_by_one_voice(scenes: Path, tmp_path: Path) -> None:
+    ranks = run_ranks(run_with_bad_pixels, scenes, tmp_path / "run")
+    assert [rank.code for rank in ranks] == [2, 2], told(ranks)
+    first, second = (rank.output for rank in ranks)
+    assert second == ""
+    skipped, error = first.splitlines()[-2:]
+    assert skipped.startswith("focaldet: step skipped: classification is nan in step 1, on the ")
+    assert skipped.count(".png") == 2, "the share of rank 1"
+    assert error.startswith("focaldet: error: training diverged: classification is nan in step 2")
+
+
+def run_with_bad_pixels(scenes: Path, out: Path) -> None:
+    if os.environ["RANK"] == "1":
+        real = DetectionDataset.load
+
+        def load(self, index, generator):
+            image, target = real(self, index, generator)
+            return image * math.nan, target
+
+        DetectionDataset.load = load
+    run(scenes, out, torch.float32, {"norm": "batch"}, max_bad_steps=2)
+
+
+def test_sigterm_to_one_process_ends_all_after_the_same_step(scenes: Path, tmp_path: Path) -> None:
+    ranks = run_ranks(run_until_asked_to_end, scenes, tmp_path / "run")
+    assert [rank.code for rank in ranks] == [0, 0], told(ranks)
+    assert "stopped by SIGTERM after step 5; --resume goes on" in ranks[0].output
+    assert ranks[1].output == ""
+    _, description, state = load_checkpoint(tmp_path / "run" / LAST, training=True)
+    assert state["step"] == 5 and description.epoch == 1
+
+
+def run_until_asked_to_end(scenes: Path, out: Path) -> None:
+    if os.environ["RANK"] == "1":
+        real, calls = Update.__call__, []
+
+        def step(self, *args):
+            calls.append(1)
+            outcome = real(self, *args)
+            if len(calls) == 4:  # before the ranks agree in the fifth
+                os.kill(os.getpid(), signal.SIGTERM)
+            return outcome
+
+        Update.__call__ = step
+    run(scenes, out, torch.float32, {"norm": "batch"})
