@@ -27,18 +27,25 @@ class Ended:
     code: int  # as a shell has it, negative for a signal
     output: str  # stdout and stderr
     seconds: float  # until it ended, from the start of all
+    at: float  # time.monotonic() then
 
     def __str__(self) -> str:
         return f"exit code {self.code} after {self.seconds:.1f} s\n{self.output}"
 
 
 def run_ranks(
-    function: Callable[..., None], *args: Any, world: int = 2, seconds: float = 60, **environ: str
+    function: Callable[..., None],
+    *args: Any,
+    world: int = 2,
+    seconds: float = 60,
+    frozen: int | None = None,
+    **environ: str,
 ) -> list[Ended]:
     """Calls a function of a test's file in `world` processes, with torchrun's environment.
 
     They end as the command line does: an error of focaldet's is one line, and exit code 2. What
-    runs after `seconds` is killed, and fails the test.
+    runs after `seconds` is killed, and fails the test; so is rank `frozen` when the others are
+    through, and does not.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +64,7 @@ def run_ranks(
             ranks.append((SERVER.Process(target=_be_rank, args=(*what, own, output)), output))
         for process, _ in ranks:
             process.start()
-        ended: dict[int, float] = {}
+        ended = {} if frozen is None else {frozen: seconds}
         while len(ended) < world and time.monotonic() < start + seconds:
             for rank, (process, _) in enumerate(ranks):
                 if rank not in ended and process.exitcode is not None:
@@ -67,8 +74,9 @@ def run_ranks(
             process.kill()
             process.join()
         results = [
-            Ended(process.exitcode or 0, output.read_text(), ended.get(rank, seconds))
+            Ended(process.exitcode or 0, output.read_text(), after, start + after)
             for rank, (process, output) in enumerate(ranks)
+            for after in [ended.get(rank, seconds)]
         ]
     late = [rank for rank in range(world) if rank not in ended]
     assert not late, f"ranks {late} still ran after {seconds} s\n" + told(results)

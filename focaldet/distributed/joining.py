@@ -47,7 +47,8 @@ def join(device: str | None = None, timeout: float = 45) -> Iterator[Ranks]:
     prefix = f"focaldet/{place.attempt}/{next(_runs)}"
     table = connect(place, deadline, keep=place.keeps_store)
     store = dist.PrefixStore(prefix, table)
-    watch = Watch(store, place.address, place.rank, place.world, timeout)
+    keeper = f"{'torchrun' if place.served else 'rank 0'} at {place.address}"
+    watch = Watch(store, keeper, place.rank, place.world, timeout)
     watch.tell()
     arrive(store, place, deadline)
     watch.start()
@@ -64,10 +65,10 @@ def join(device: str | None = None, timeout: float = 45) -> Iterator[Ranks]:
             yield Ranks(place.rank, place.world, own, watch)
         failed = False
     finally:
-        if place.keeps_store:
-            watch.wait_until_all_left(LINGER if failed else timeout)
         if dist.is_initialized() and not (failed and own.type == "cuda"):  # NCCL's may wait
             dist.destroy_process_group()
+        if place.keeps_store:
+            watch.wait_for_the_others(LINGER if failed else timeout)
 
 
 @contextmanager

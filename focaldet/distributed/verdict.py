@@ -62,16 +62,16 @@ def failed(seen: Everyone) -> Verdict | None:
     return None
 
 
-def gone(seen: Everyone, longest: float) -> Verdict | None:
-    """Ranks that have not been heard of for more than `longest` seconds."""
-    ranks = [rank for rank, s in seen.items() if s.silent > longest and not s.record.left]
+def gone(others: Everyone, longest: float, step: int) -> Verdict | None:
+    """Ranks that have not been heard of for more than `longest` seconds, waited for in `step`."""
+    ranks = [rank for rank, o in others.items() if o.silent > longest and not o.record.left]
     if not ranks:
         return None
-    seconds = min(seen[rank].silent for rank in ranks)
+    seconds = min(others[rank].silent for rank in ranks)
+    step = max([step, *(others[rank].record.step for rank in ranks)])  # what they said may be old
+    who = _named(ranks, "is gone", "are gone")
     return Verdict(
-        f"{_named(seen, ranks, 'is gone', 'are gone')}: killed or frozen, not heard of for "
-        f"{seconds:.0f} s",
-        tuple(ranks),
+        f"{who} in step {step}: killed or frozen, not heard of for {seconds:.0f} s", tuple(ranks)
     )
 
 
@@ -85,9 +85,9 @@ def hanging(seen: Everyone) -> Verdict | None:
         return None
     ranks = furthest_behind(seen)
     seconds = min(seen[rank].record.idle for rank in ranks)
+    who, place = _named(ranks, "hangs", "hang"), seen[ranks[0]].record.place
     return Verdict(
-        f"{_named(seen, ranks, 'hangs', 'hang')}: no progress for {seconds:.0f} s; raise --timeout "
-        "for slow steps",
+        f"{who} in {place}: no progress for {seconds:.0f} s; raise --timeout for slow steps",
         tuple(ranks),
     )
 
@@ -98,9 +98,6 @@ def furthest_behind(seen: Everyone) -> list[int]:
     return [rank for rank, done in here.items() if done == min(here.values())]
 
 
-def _named(seen: Everyone, ranks: list[int], one: str, many: str) -> str:
-    """Such as "rank 1 hangs in step 7 (backward)"; of several ranks, where the first of them is."""
-    several = len(ranks) > 1
+def _named(ranks: list[int], one: str, many: str) -> str:
     numbers = ", ".join(map(str, ranks))
-    place = seen[ranks[0]].record.place
-    return f"rank{'s' * several} {numbers} {many if several else one} in {place}"
+    return f"ranks {numbers} {many}" if len(ranks) > 1 else f"rank {numbers} {one}"

@@ -3,8 +3,8 @@
 A collective operation waits for all ranks, and cannot tell a slow one from one that will never
 come. So each process says once a second that it lives and how far it has come, in the run's store
 (a table that one process keeps), and reads there what the others say. `verdict.py` judges that, and
-whoever finds that a rank is missing says so and ends: within the timeout and five seconds, one for
-each to say it, to read it, and to judge, and two for those who have not noticed by themselves.
+whoever finds that a rank is missing says so and ends: within the timeout and seven seconds, one for
+each to say how it is, to read it, and to judge, and up to four in which the others can read why.
 
 Time is counted in rounds of the threads here, not by the clock: a process that was stopped and goes
 on has not seen the others be silent meanwhile.
@@ -39,7 +39,8 @@ class Watch:
     """Tells the other ranks of this one, and ends the process when one of them is missing.
 
     Args:
-        store: a connection for this alone: it blocks. `address` names its other end.
+        store: a connection for this alone: it blocks.
+        keeper: who keeps the store, for messages.
         rank, world: of this process, and of the run. Everybody has called `tell` before one starts.
         timeout: seconds that a rank may be silent, or make no mark while others wait for it.
         end: what is done with a verdict; it is expected not to return.
@@ -48,13 +49,13 @@ class Watch:
     def __init__(
         self,
         store: Store,
-        address: str,
+        keeper: str,
         rank: int,
         world: int,
         timeout: float,
         end: Callable[[Verdict], None] | None = None,
     ) -> None:
-        self.store, self.address, self.rank, self.timeout = store, address, rank, timeout
+        self.store, self.keeper, self.rank, self.timeout = store, keeper, rank, timeout
         self.tick = min(1.0, timeout / 8)  # seconds, a round
         self.record = Record(limit=LENIENT * timeout)
         self.seen = {other: Seen(Record(limit=0)) for other in range(world)}
@@ -62,8 +63,10 @@ class Watch:
         self._lock = threading.Lock()  # for the record and what follows
         self._began = time.monotonic()  # the phase
         self._longest = 0.0  # phase of this step, in seconds
-        self._store_silent = 0.0
+        self._store_silent = 0.0  # seconds
+        self._store_broken = False
         self._failed = 0.0  # seconds since somebody has
+        self._ending = threading.Lock()  # held for good by the thread that says why this rank ends
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=loop, daemon=True) for loop in (self._exchange, self._judge)
@@ -118,33 +121,30 @@ class Watch:
 
     def leave(self, error: str | None = None) -> None:
         """Says that this rank is through, or why it ends, and watches no longer."""
+        self._ending.acquire()
         self._stop.set()
         for thread in self._threads:
             thread.join(2 * self.tick)
         self.record.left, self.record.error = True, error
-        if not self._threads[0].is_alive():  # else the store does not answer
-            self.tell()
+        if not self._threads[0].is_alive():  # else it waits for the store, perhaps for ever
+            self._exchange_once(0.0)
 
-    def wait_until_all_left(self, seconds: float) -> None:
-        """For the rank that keeps the store, after it has left: until nobody needs it, or so."""
-        end = time.monotonic() + seconds
-        while not all(other.record.left for other in self.seen.values()):
-            if time.monotonic() > end or self._threads[0].is_alive():
+    def wait_for_the_others(self, seconds: float) -> None:
+        """For the rank that keeps the store, after it has left: until no other one needs it."""
+        round, end = self.tick / 10, time.monotonic() + seconds
+        while any(
+            not other.record.left and other.silent < DEAD * self.tick
+            for other in self._others().values()
+        ):
+            time.sleep(round)
+            if time.monotonic() > end or not self._exchange_once(round):
                 return
-            time.sleep(self.tick / 10)
-            self._read()
 
     # The thread that talks to the store, and may have to wait for it.
 
     def _exchange(self) -> None:
         while not self._stop.wait(self.tick):
-            with self._lock:
-                self.record.idle += self.tick
-            try:
-                self.tell()
-                self._read()
-            except RuntimeError:  # the connection is broken for good
-                return
+            self._exchange_once(self.tick)
 
     def tell(self) -> None:
         """Says how this rank is."""
@@ -153,15 +153,24 @@ class Watch:
             text = self.record.encode()
         self.store.set(_key(self.rank), text)
 
-    def _read(self) -> None:
-        """What the others say."""
-        texts = self.store.multi_get([_key(rank) for rank in self.seen])
+    def _exchange_once(self, passed: float) -> bool:
+        """Says how this rank is, `passed` seconds after the last time, and hears of the others."""
+        if self._store_broken:
+            return False
+        with self._lock:
+            self.record.idle += passed
+        try:
+            self.tell()
+            texts = self.store.multi_get([_key(rank) for rank in self.seen])
+        except RuntimeError:
+            self._store_broken = True
+            return False
         new = {}
         for (rank, old), text in zip(self.seen.items(), texts, strict=True):
             record = Record.decode(text)
-            quiet = old.silent + self.tick if record.beat == old.record.beat else 0.0
-            new[rank] = Seen(record, quiet)
+            new[rank] = Seen(record, old.silent + passed if record.beat == old.record.beat else 0.0)
         self.seen, self._store_silent = new, 0.0
+        return True
 
     # The thread that judges.
 
@@ -169,12 +178,12 @@ class Watch:
         told = 0.0
         while not self._stop.wait(self.tick):
             self._store_silent += self.tick
-            if verdict := self.verdict():
+            if (verdict := self.verdict()) and self._ending.acquire(blocking=False):
                 self._end(verdict)
             idle = self.record.idle
             if idle < told:
                 told = 0.0
-            if idle - told > self.timeout and self._waited_for():
+            if idle - told > self.timeout and self._may_go_on():
                 told = idle
                 _say(f"rank {self.rank} is still in {self.record.place}, after {idle:.0f} s")
 
@@ -188,19 +197,22 @@ class Watch:
         return self._missing(self.timeout) or hanging(self.seen)
 
     def _missing(self, longest: float) -> Verdict | None:
-        """Who has not been heard of for more than `longest` seconds, in which the store was."""
+        """Who has not been heard of for more than `longest` seconds."""
         if self._store_silent > longest:
             return Verdict(
-                f"the run's store at {self.address} does not answer: the process that keeps it "
-                f"(rank 0, or torchrun there) is gone, in {self.record.place}"
+                f"{self.keeper} is gone in step {self.record.step}: killed or frozen, the run's "
+                "store there does not answer"
             )
-        return gone(self._others(), longest)
+        return gone(self._others(), longest, self.record.step)
 
     def _others(self) -> dict[int, Seen]:
         return {rank: other for rank, other in self.seen.items() if rank != self.rank}
 
-    def _waited_for(self) -> bool:
-        return self.record.patient or self.rank in furthest_behind(self.seen)
+    def _may_go_on(self) -> bool:
+        """Whether the others may have to wait for this rank, and longer than usual."""
+        record = self.record
+        lenient = record.limit > self.timeout and self.rank in furthest_behind(self.seen)
+        return record.patient or lenient
 
     def _end_process(self, verdict: Verdict) -> None:
         """Says what has happened, to the other ranks, too, and ends the process at once: its main
@@ -209,8 +221,8 @@ class Watch:
             frame = sys._current_frames()[threading.main_thread().ident or 0]
             _say(f"rank {self.rank} stands here:\n{''.join(traceback.format_stack(frame))}")
         _say(f"error: {verdict.message}")
-        self.record.error = verdict.message
-        time.sleep(2 * self.tick)
+        self.record.left, self.record.error = True, verdict.message
+        time.sleep((4 if self.rank == 0 else 2) * self.tick)  # rank 0 may keep the store
         sys.stdout.flush()
         os._exit(EXIT_CODE)
 

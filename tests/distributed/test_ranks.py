@@ -55,9 +55,7 @@ def fail_first(caught: bool) -> None:
             kind, text = type(error), str(error)
             if not caught:
                 raise
-        expected = (
-            (OSError, "the disk is full") if ranks.main else (EndedElsewhere, "rank 0: OSErr")
-        )
+        expected = (OSError, "the disk is full") if ranks.main else (EndedElsewhere, "rank 0: OS")
         assert kind is expected[0] and text.startswith(expected[1]), (kind, text)
         assert ranks.first(lambda: 5) == 5, "the run may go on"
 
