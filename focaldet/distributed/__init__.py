@@ -5,5 +5,6 @@
 
 from .joining import join
 from .ranks import ALONE, Ranks, alone
+from .sync_norm import SyncBatchNorm, synchronise
 
-__all__ = ["ALONE", "Ranks", "alone", "join"]
+__all__ = ["ALONE", "Ranks", "SyncBatchNorm", "alone", "join", "synchronise"]
