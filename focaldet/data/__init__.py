@@ -20,6 +20,7 @@ from .transforms import (
     train_transform,
 )
 from .voc import VocDataset
+from .workers import WorkerWarning
 
 __all__ = [
     "Batches",
@@ -36,6 +37,7 @@ __all__ = [
     "ToTensor",
     "VerticalFlip",
     "VocDataset",
+    "WorkerWarning",
     "collate",
     "eval_transform",
     "generate_scenes",

@@ -177,6 +177,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         height, width = self._table.sizes[index].tolist()
         return read_image(self._paths[index], (height, width))
 
+    def file_name(self, index: int) -> str:
+        """The name of the image file of item `index`, in the image folder."""
+        return self._table.file_names[index]
+
     def note_skipped(self, index: int, message: str) -> None:
         """Record a bad image and warn of it, the first time."""
         if index not in self.skipped:

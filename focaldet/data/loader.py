@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import warnings
+import math
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from .dataset import DetectionDataset, SkippedImageWarning, Target
+from .dataset import DetectionDataset, Target
 from .images import ImageError
 from .transforms import seeded_generator
+from .workers import Workers
 
 Item = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
+_Keys = Sequence[tuple[int, int]]  # (epoch, index) of the items of a batch
 # What a worker sends: the items of a batch or an error, and the images skipped so far.
 _Loaded = tuple[list[Item] | UserError, dict[int, str]]
 _T = TypeVar("_T")
@@ -49,14 +48,19 @@ class Batches:
         batch_size: Images in a batch, over all ranks and parts.
         seed: Of the order and of the transforms, >= 0.
         workers: Processes that load ahead; 0 loads in this one. They start at the first batch and
-            see the data set as it is then.
+            see the data set as it is then. One that dies is replaced, with a `WorkerWarning`;
+            no batch depends on which worker made it.
         shuffle: A new order every epoch; otherwise that of the data set.
         rank, world: This process's number, and how many there are.
         parts: Micro-batches in a rank's share of a batch.
+        pin: Images arrive in pinned memory, from which a copy to a GPU does not wait.
+        timeout: Seconds to wait for a batch of a worker, after which that is an error. (A
+            `WorkerWarning` names the images that are waited for after 30.)
 
     Raises:
         UserError: While iterating, in the caller's process whichever worker met it: one of the
-            data set's errors.
+            data set's errors; and where workers die again and again at the same images, or the
+            timeout is over.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         parts: int = 1,
+        pin: bool = False,
+        timeout: float = math.inf,
     ) -> None:
         if batch_size < 1 or workers < 0 or seed < 0:
             raise ValueError(
@@ -85,16 +91,11 @@ class Batches:
         self.seed: int = seed
         self.shuffle: bool = shuffle
         self.rank, self.world, self.parts = rank, world, parts
-        self._plan: list[list[tuple[int, int]]] = []  # keys (epoch, index) of the running epoch
-        self._loader: DataLoader[_Loaded] = DataLoader(
-            _Items(dataset, seed, replace=shuffle),
-            batch_sampler=self._plan,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=_as_is,
-            worker_init_fn=_init_worker,
-            generator=torch.Generator(),  # else every epoch draws from torch's global one
-        )
+        self.pin: bool = pin
+        self._load = partial(_load, dataset, seed, shuffle)
+        self._workers: Workers[_Keys, _Loaded] | None = None
+        if workers:
+            self._workers = Workers(self._load, workers, self._name, timeout)
 
     def __len__(self) -> int:
         """Batches in an epoch, each of all ranks and parts together."""
@@ -114,17 +115,19 @@ class Batches:
         ``([], [])``, so that every rank does as many steps; in evaluation those are left out.
         One epoch runs at a time.
         """
-        self._plan[:] = self._planned(epoch, start)
-        for items, skipped in self._loader:
+        planned = self._planned(epoch, start)
+        loaded = self._workers.map(planned) if self._workers else map(self._load, planned)
+        for items, skipped in loaded:
             if isinstance(items, UserError):
                 raise items
             for index, message in skipped.items():
                 self.dataset.note_skipped(index, message)
             if items or self.shuffle:
-                yield collate(items)
+                images, targets = collate(items)
+                yield [image.pin_memory() for image in images] if self.pin else images, targets
 
-    def _planned(self, epoch: int, start: int) -> Iterator[list[tuple[int, int]]]:
-        """The keys (epoch, index) of each micro-batch of this rank."""
+    def _planned(self, epoch: int, start: int) -> Iterator[_Keys]:
+        """The keys of each micro-batch of this rank."""
         order = self.order(epoch)
         for first in range(start * self.batch_size, len(order), self.batch_size):
             whole = order[first : first + self.batch_size]
@@ -134,38 +137,36 @@ class Batches:
                 if indices or self.shuffle:
                     yield [(epoch, index) for index in indices]
 
+    def _name(self, keys: _Keys) -> str:
+        names = [self.dataset.file_name(index) for _, index in keys]
+        return f"the images {', '.join(names)}" if names else "no image at all"
+
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
 
-class _Items(Dataset[_Loaded]):
-    """What the workers run: keys of one batch to its items, as (items or error, skipped images).
+def _load(dataset: DetectionDataset, seed: int, replace: bool, keys: _Keys) -> _Loaded:
+    """What the workers do: the keys of a batch to (items or error, skipped images).
 
-    Errors travel as values, because torch would raise them again with a worker's traceback inside
-    the message; so do the records of skipped images, because the workers' copies of the data set
-    are not the caller's.
+    Errors of the data set are values, so that none has a worker's traceback; and skipped images
+    are recorded in a result, because the workers' copies of the data set are not the caller's.
     """
-
-    def __init__(self, dataset: DetectionDataset, seed: int, *, replace: bool) -> None:
-        self.dataset, self.seed, self.replace = dataset, seed, replace
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> _Loaded:
-        items: list[Item] = []
-        try:
-            for epoch, index in keys:
-                generator = seeded_generator(self.seed, epoch, index)
-                if self.replace:
-                    items.append(self.dataset.sample(index, generator))
-                    continue
-                try:
-                    items.append(self.dataset.load(index, generator))
-                except ImageError as error:
-                    if not self.dataset.skip_bad_images:
-                        raise
-                    self.dataset.note_skipped(index, str(error))
-        except UserError as error:
-            return error, {}
-        return items, dict(self.dataset.skipped)
+    items: list[Item] = []
+    try:
+        for epoch, index in keys:
+            generator = seeded_generator(seed, epoch, index)
+            if replace:
+                items.append(dataset.sample(index, generator))
+                continue
+            try:
+                items.append(dataset.load(index, generator))
+            except ImageError as error:
+                if not dataset.skip_bad_images:
+                    raise
+                dataset.note_skipped(index, str(error))
+    except UserError as error:
+        return error, {}
+    return items, dict(dataset.skipped)
 
 
 def _part(items: Sequence[_T], number: int, parts: int) -> Sequence[_T]:
@@ -173,24 +174,3 @@ def _part(items: Sequence[_T], number: int, parts: int) -> Sequence[_T]:
     size, longer = divmod(len(items), parts)
     first = number * size + min(number, longer)
     return items[first : first + size + (number < longer)]
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _init_worker(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, but the main one alone ends the run.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_in_worker
-    # A skipped image is reported once, by the main process.
-    warnings.simplefilter("ignore", SkippedImageWarning)
-
-
-def _report_in_worker(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    # Tensors reach the main process through a thread of the worker. When that process ends in
-    # the middle of receiving one, the thread's connection breaks: no news to anyone.
-    if not issubclass(kind, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, trace)

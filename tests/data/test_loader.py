@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,7 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
-from focaldet.data import Batches, CocoDataset, SkippedImageWarning, collate, train_transform
+from focaldet.data import (
+    Batches,
+    CocoDataset,
+    SkippedImageWarning,
+    WorkerWarning,
+    collate,
+    train_transform,
+)
 from focaldet.errors import UserError
 
 IMAGES = 11
@@ -192,6 +200,80 @@ def test_a_bad_image_reaches_the_caller_as_one_line(
     with pytest.raises(UserError) as caught:
         list(batches)
     assert "7.png" in one_line(caught.value) and "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_kind_of_broken_file_is_named(
+    workers: int, eleven: SimpleNamespace, one_line: Any
+) -> None:
+    """Broken after the data set was made, as a disk or a neighbour does it during a run."""
+    path = eleven.folder / "7.png"
+    whole = path.read_bytes()
+
+    def broken(content: bytes | None, kind: str) -> None:
+        dataset = dataset_of(eleven)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        elif kind == "folder":
+            path.mkdir()
+        with pytest.raises(UserError, match=r"7\.png'") as caught:
+            list(Batches(dataset, 4, workers=workers))
+        one_line(caught.value)
+        if kind == "folder":
+            path.rmdir()
+        path.write_bytes(whole)
+
+    broken(None, "vanished")
+    broken(None, "folder")
+    broken(b"", "empty")
+    broken(whole[: len(whole) // 2], "cut off")
+    broken(bytes(len(whole)), "zeros")
+
+
+def test_killed_workers_change_no_batch(eleven: SimpleNamespace) -> None:
+    dataset = dataset_of(eleven)
+    expected = list(Batches(dataset, 2, seed=3, shuffle=True).epoch(4))
+    batches, found = Batches(dataset, 2, seed=3, shuffle=True, workers=2), []
+    with pytest.warns(WorkerWarning, match="SIGKILL"):
+        for batch in batches.epoch(4):
+            found.append(batch)
+            for process in multiprocessing.active_children():
+                process.kill()
+    assert same(found, expected)
+
+
+def test_images_that_kill_or_stop_every_worker_are_named(
+    eleven: SimpleNamespace, one_line: Any
+) -> None:
+    def transform(how: signal.Signals) -> Any:
+        def at_four(image: Any, boxes: torch.Tensor, generator: torch.Generator) -> Any:
+            if boxes[0, 0] == 4:
+                os.kill(os.getpid(), how)
+            return torch.zeros(3, 4, 4), boxes
+
+        return at_four
+
+    for how, expected in ((signal.SIGKILL, "died"), (signal.SIGSTOP, "waiting for")):
+        batches = Batches(eleven.load(transform=transform(how)), 2, workers=2, timeout=0.5)
+        with warnings.catch_warnings(), pytest.raises(UserError, match=expected) as caught:
+            warnings.simplefilter("ignore", WorkerWarning)
+            list(batches)
+        assert "4.png, 5.png" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_images(
+    workers: int, eleven: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a GPU: what would be pinned is."""
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda image: pinned.append(image.clone()) or pinned[-1]
+    )
+    found = list(Batches(dataset_of(eleven), 4, workers=workers, pin=True))
+    images = [image for images, _ in found for image in images]
+    assert len(images) == IMAGES and all(map(torch.Tensor.is_set_to, images, pinned))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
