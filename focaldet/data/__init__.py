@@ -5,11 +5,13 @@ for images, targets in Batches(dataset, batch_size=8, workers=2, shuffle=True).e
     losses = model(images, targets)
 """
 
+from .cache import CacheWarning
 from .coco import CocoDataset
-from .dataset import DetectionDataset, SkippedBoxWarning, SkippedImageWarning, Table, Target
+from .dataset import DetectionDataset, SkippedImageWarning, Target
 from .images import ImageError, read_image
 from .loader import Batches, collate
 from .scenes import generate_scenes
+from .table import SkippedBoxWarning, Table
 from .transforms import (
     Compose,
     HorizontalFlip,
@@ -24,6 +26,7 @@ from .workers import WorkerWarning
 
 __all__ = [
     "Batches",
+    "CacheWarning",
     "CocoDataset",
     "Compose",
     "DetectionDataset",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .dataset import DetectionDataset, Table
+from .dataset import DetectionDataset
+from .table import Table, collector_paused
 from .transforms import Transform
 
 
@@ -25,7 +28,7 @@ class CocoDataset(DetectionDataset):
     Args:
         annotation_file: The JSON file.
         image_folder: The folder that its file names are relative to.
-        transform, skip_bad_images, skip_bad_boxes: See `DetectionDataset`.
+        transform, skip_bad_images, skip_bad_boxes, cache: See `DetectionDataset`.
 
     Raises:
         UserError: Also for a file that is not of this format, naming the first entry that is not.
@@ -39,6 +42,7 @@ class CocoDataset(DetectionDataset):
         transform: Transform | None = None,
         skip_bad_images: bool = False,
         skip_bad_boxes: bool = False,
+        cache: str | Path | None = None,
     ) -> None:
         super().__init__(
             read_coco(annotation_file),
@@ -46,36 +50,40 @@ class CocoDataset(DetectionDataset):
             transform=transform,
             skip_bad_images=skip_bad_images,
             skip_bad_boxes=skip_bad_boxes,
+            cache=cache,
         )
 
 
 def read_coco(annotation_file: str | Path) -> Table:
     """The images and objects of a COCO JSON file; every entry is checked, boxes for form alone."""
+    with collector_paused():
+        return _read_coco(annotation_file)
+
+
+def _read_coco(annotation_file: str | Path) -> Table:
     source = str(annotation_file)
     images, annotations, categories = (
         _Records(source, key, entries) for key, entries in _sections(annotation_file).items()
     )
 
-    category_ids, class_names = categories.ids(), categories.column("name", _is_text, "a text")
+    category_ids, class_names = categories.ids(), categories.column("name", TEXT)
     order = sorted(range(len(category_ids)), key=category_ids.__getitem__)
     category_ids = [category_ids[row] for row in order]
 
     image_ids = images.ids()
-    sizes = [images.column(key, _is_positive, "an integer > 0") for key in ("height", "width")]
+    sizes = [images.column(key, POSITIVE) for key in ("height", "width")]
 
     object_ids = annotations.ids()
-    expected = "four numbers, [x, y, width, height] in pixels"
-    boxes = np.array(annotations.column("bbox", _is_box, expected), np.float64).reshape(-1, 4)
-    given = annotations.column("area", _is_area, "a number >= 0", default=None)
-    areas = np.array(given, np.float64)  # None: NaN
+    boxes = np.array(annotations.column("bbox", BOX), np.float64).reshape(-1, 4)
+    areas = np.array(annotations.column("area", AREA, default=None), np.float64)  # None: NaN
     with np.errstate(over="ignore", invalid="ignore"):  # of boxes that are not finite
         areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
-    crowd = annotations.column("iscrowd", lambda value: value in (0, 1), "0 or 1", default=0)
+    crowd = annotations.column("iscrowd", CROWD, default=0)
 
     return Table(
         source=source,
-        image_ids=image_ids,
-        file_names=images.column("file_name", _is_text, "a text"),
+        image_ids=np.array(image_ids, np.int64),
+        file_names=images.column("file_name", TEXT),
         sizes=np.array(sizes, np.int64).T.reshape(-1, 2),
         category_ids=category_ids,
         class_names=[class_names[row] for row in order],
@@ -110,6 +118,72 @@ def _sections(annotation_file: str | Path) -> dict[str, list[Any]]:
     return sections
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What the values of a column may be.
+
+    `accepts_all` looks at all of them (and at the set of their types) with functions that loop in
+    C. It may say no to a good column; then `accepts` looks at each, and finds the one to name.
+    """
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    accepts_all: Callable[[list[Any], set[type]], bool]
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**63  # not isinstance: a bool is an int too
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or _is_id(value)
+
+
+def _are_boxes(values: list[Any], types: set[type]) -> bool:
+    if types != {list} or set(map(len, values)) != {4}:
+        return False
+    numbers = list(chain.from_iterable(values))
+    return {int, float} >= set(map(type, numbers)) and _within(numbers, -(2**62))
+
+
+def _within(numbers: list[Any], low: float) -> bool:
+    """Whether all numbers are at least `low`, none is NaN, and none near the end of int64."""
+    array = np.array(numbers, np.float64)
+    return bool(((array >= low) & (array < 2**62)).all())
+
+
+ID = _Form(
+    "an integer",
+    _is_id,
+    lambda values, types: types == {int} and _within(values, -(2**62)),
+)
+POSITIVE = _Form(
+    "an integer > 0",
+    lambda value: _is_id(value) and value > 0,
+    lambda values, types: types == {int} and _within(values, 1),
+)
+TEXT = _Form(
+    "a text",
+    lambda value: isinstance(value, str) and value != "",
+    lambda values, types: types == {str} and all(values),
+)
+BOX = _Form(
+    "four numbers, [x, y, width, height] in pixels",
+    lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)),
+    _are_boxes,
+)
+AREA = _Form(
+    "a number >= 0",
+    lambda value: value is None or (_is_number(value) and 0 <= value < float("inf")),
+    lambda values, types: {int, float} >= types and _within(values, 0),
+)
+CROWD = _Form(
+    "0 or 1",
+    lambda value: value in (0, 1),
+    lambda values, types: types == {int} and {0, 1} >= set(values),
+)
+
+
 _MISSING = object()
 
 
@@ -118,31 +192,29 @@ class _Records:
 
     def __init__(self, source: str, section: str, entries: Sequence[Any]) -> None:
         self.source, self.section, self.entries = source, section, entries
+        if set(map(type, entries)) == {dict}:
+            return
         for row, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 where = f"{source}: {section}[{row}]"
                 raise UserError(f"{where} is {_shown(entry)}; expected an object")
 
-    def column(
-        self,
-        key: str,
-        accepts: Callable[[Any], bool],
-        expected: str,
-        default: Any = _MISSING,
-    ) -> list[Any]:
+    def column(self, key: str, form: _Form, default: Any = _MISSING) -> list[Any]:
         """The values under `key`; without a `default` every entry must have it."""
         values = [entry.get(key, default) for entry in self.entries]
+        if form.accepts_all(values, set(map(type, values))):
+            return values
         for row, value in enumerate(values):
             if value is _MISSING:
-                raise UserError(f"{self._name(row)} has no {key!r}; expected {expected}")
-            if not accepts(value):
+                raise UserError(f"{self._name(row)} has no {key!r}; expected {form.expected}")
+            if not form.accepts(value):
                 found = f"{self._name(row)}: {key!r} is {_shown(value)}"
-                raise UserError(f"{found}; expected {expected}")
+                raise UserError(f"{found}; expected {form.expected}")
         return values
 
     def ids(self) -> list[int]:
         """The ids, which must differ."""
-        ids = self.column("id", _is_id, "an integer")
+        ids = self.column("id", ID)
         if len(set(ids)) < len(ids):
             twice = Counter(ids).most_common(1)[0][0]
             raise UserError(f"{self._name(ids.index(twice))} exists twice; expected unique ids")
@@ -151,9 +223,12 @@ class _Records:
     def references(self, key: str, ids: Sequence[int], section: str) -> np.ndarray:
         """The values under `key`, ids of another list, as positions in it: int64 [entries]."""
         rows = {entry_id: row for row, entry_id in enumerate(ids)}
-        values = self.column(
-            key, lambda value: _is_id(value) and value in rows, f"the id of one of the {section}"
+        known = _Form(
+            f"the id of one of the {section}",
+            lambda value: _is_id(value) and value in rows,
+            lambda values, types: types == {int} and rows.keys() >= set(values),
         )
+        values = self.column(key, known)
         return np.array([rows[value] for value in values], np.int64)
 
     def _name(self, row: int) -> str:
@@ -163,30 +238,6 @@ class _Records:
             return f"{self.source}: {self.section}[{row}]"
         singular = {"images": "image", "annotations": "annotation", "categories": "category"}
         return f"{self.source}: {singular[self.section]} {entry_id}"
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and abs(value) < 2**63  # not isinstance: a bool is an int too
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_id(value) and value > 0
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is float or _is_id(value)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _is_area(value: Any) -> bool:
-    return value is None or (_is_number(value) and 0 <= value < float("inf"))
 
 
 def _shown(value: Any) -> str:

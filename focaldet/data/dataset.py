@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,44 +15,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UserError
-from .images import ImageError, inside, read_image
-from .transforms import ToTensor, Transform, seeded_generator
-
-PROBLEMS = {1: "is not finite", 2: "has no area", 3: "lies outside the image"}  # of a box
+from .cache import PictureCache
+from .images import ImageError, inside, missing, read_image
+from .table import Table, Texts, corners_of, report_bad_boxes
+from .transforms import Resize, ToTensor, Transform, leading_resize, seeded_generator
 
 
 class SkippedImageWarning(UserWarning):
     """A bad image file was skipped, as `skip_bad_images` allows."""
-
-
-class SkippedBoxWarning(UserWarning):
-    """Bad boxes were left out, as `skip_bad_boxes` allows."""
-
-
-@dataclass
-class Table:
-    """Annotated images as columns: N images, M objects in any order, K classes.
-
-    Labels are in [0, K), by ascending category id.
-    """
-
-    source: str  # the file or folder it was read from, for messages
-    image_ids: list[int]  # [N], unique
-    file_names: list[str]  # [N], relative to the image folder
-    sizes: np.ndarray  # int64 [N, 2], (height, width) of the frame that the boxes are in
-    category_ids: list[int]  # [K], ascending
-    class_names: list[str]  # [K]
-    image_rows: np.ndarray  # int64 [M], the image of each object, as a row of this table
-    labels: np.ndarray  # int64 [M]
-    boxes: np.ndarray  # float64 [M, 4], COCO's [x, y, width, height] in pixels, as in the file
-    areas: np.ndarray  # float64 [M], square pixels: of the mask where the file has one
-    crowd: np.ndarray  # bool [M], ignored: not learned, not counted as missed or as false
-    object_ids: np.ndarray  # int64 [M], as messages name an object beside its image
-
-    def keep(self, rows: np.ndarray) -> Table:
-        """The same images with the objects of `rows`, in that order."""
-        columns = ("image_rows", "labels", "boxes", "areas", "crowd", "object_ids")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
 class Target(TypedDict):
@@ -77,7 +47,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     - original_size, size: (height, width) before and after the transform.
 
     Crowd objects are left out of the targets. A box that hangs over the image's edge is cut there.
-    Images without boxes are ordinary. Nothing is ever written.
+    Images without boxes are ordinary. Nothing is written but to the cache.
 
     Args:
         table: What a reader found.
@@ -87,6 +57,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
             `SkippedImageWarning`, listed in `skipped`, and replaced by the next readable one.
         skip_bad_boxes: Boxes without area, off the image or not finite are named in a
             `SkippedBoxWarning` and left out everywhere.
+        cache: A folder that keeps the decoded images, and resized where the transform begins with
+            a `Resize`, for other epochs, processes and runs. See `focaldet.data.cache`.
 
     Raises:
         UserError: No images, no boxes, a bad box, a file name that leads out of the folder.
@@ -101,23 +73,24 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         transform: Transform | None = None,
         skip_bad_images: bool = False,
         skip_bad_boxes: bool = False,
+        cache: str | Path | None = None,
     ) -> None:
-        if not table.image_ids or not len(table.boxes):
-            kind = "boxes" if table.image_ids else "images"
+        if not len(table.image_ids) or not len(table.boxes):
+            kind = "boxes" if len(table.image_ids) else "images"
             raise UserError(f"{table.source} is empty: it holds no {kind}; expected some")
-        corners, problems = _corners(table)
+        corners, problems = corners_of(table)
         if problems.any():
-            _report_bad_boxes(table, problems, skip_bad_boxes)
+            report_bad_boxes(table, problems, skip_bad_boxes)
 
         # Objects in the order of their images, so that the targets of an image are one slice.
         rows = np.argsort(table.image_rows, kind="stable")
         rows = rows[problems[rows] == 0]
-        self._table = table.keep(rows)
+        self._table = replace(table.keep(rows), file_names=Texts(table.file_names))
         rows = rows[~table.crowd[rows]]
         self._boxes = torch.from_numpy(corners[rows])
         self._labels = torch.from_numpy(table.labels[rows])
         images = np.arange(len(table.image_ids) + 1)
-        self._splits = np.searchsorted(table.image_rows[rows], images).tolist()
+        self._splits = np.searchsorted(table.image_rows[rows], images)
 
         self.image_folder: Path = Path(image_folder)
         self.transform: Transform = transform or ToTensor()
@@ -125,9 +98,14 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         self.skipped: dict[int, str] = {}  # index of a bad image -> what is wrong with it
         if not self.image_folder.is_dir():
             raise UserError(f"image folder {str(image_folder)!r} does not exist; name another")
-        self._paths = [inside(image_folder, name) for name in table.file_names]
-        if not skip_bad_images:
-            self._check_files_exist()
+        self.cache: PictureCache | None = None if cache is None else PictureCache(cache)
+        rows_missing = missing(image_folder, table.file_names)
+        if rows_missing and not skip_bad_images:
+            raise ImageError(
+                f"image {table.file_names[rows_missing[0]]!r} of {table.source} is not in "
+                f"{str(image_folder)!r} ({len(rows_missing)} of {len(self)} are missing); "
+                "--skip-bad-images (in Python skip_bad_images=True) leaves them out"
+            )
 
     def __len__(self) -> int:
         return len(self._table.image_ids)
@@ -159,15 +137,20 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def load(self, index: int, generator: torch.Generator) -> tuple[Tensor, Target]:
         """Item `index` with the transform's random choices drawn from `generator`."""
-        picture = self.read(index)
+        resize, random_part = leading_resize(self.transform)
+        picture = self._picture(index, resize)
+        height, width = self._table.sizes[index].tolist()
         rows = slice(self._splits[index], self._splits[index + 1])
         # Cloned: what the caller does to a target is not done to the data set.
-        image, boxes = self.transform(picture, self._boxes[rows].clone(), generator)
+        boxes = self._boxes[rows].clone()
+        if resize:
+            boxes = resize.boxes(boxes, (width, height), picture.size)
+        image, boxes = random_part(picture, boxes, generator)
         target: Target = {
             "boxes": boxes,
             "labels": self._labels[rows].clone(),
-            "image_id": self._table.image_ids[index],
-            "original_size": (picture.height, picture.width),
+            "image_id": int(self._table.image_ids[index]),
+            "original_size": (height, width),
             "size": (image.shape[-2], image.shape[-1]),
         }
         return image, target
@@ -175,7 +158,21 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     def read(self, index: int) -> Image.Image:
         """The picture of item `index`, RGB, in the frame that its boxes are given in."""
         height, width = self._table.sizes[index].tolist()
-        return read_image(self._paths[index], (height, width))
+        return read_image(self._path(index), (height, width))
+
+    def _picture(self, index: int, resize: Resize | None) -> Image.Image:
+        """What does not change from epoch to epoch, from the cache where it has it."""
+
+        def make() -> Image.Image:
+            return resize.picture(self.read(index)) if resize else self.read(index)
+
+        if self.cache is None:
+            return make()
+        variant = self._table.sizes[index].tolist(), resize and (resize.min_size, resize.max_size)
+        return self.cache.get(self._path(index), str(variant), make)
+
+    def _path(self, index: int) -> Path:
+        return inside(self.image_folder, self.file_name(index))
 
     def file_name(self, index: int) -> str:
         """The name of the image file of item `index`, in the image folder."""
@@ -191,6 +188,11 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         """The file names of images, for messages."""
         rows = {image_id: row for row, image_id in enumerate(self._table.image_ids)}
         return [self._table.file_names[rows[image_id]] for image_id in image_ids]
+
+    @property
+    def table(self) -> Table:
+        """The annotations as columns, objects in the order of their images, without bad boxes."""
+        return self._table
 
     @property
     def class_names(self) -> list[str]:
@@ -211,84 +213,4 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
         Annotation ids are 1, 2, ...: pycocotools counts a ground truth of id 0 as missed.
         """
-        table = self._table
-        annotations = zip(
-            np.asarray(table.image_ids)[table.image_rows].tolist(),
-            np.asarray(table.category_ids)[table.labels].tolist(),
-            table.boxes.tolist(),
-            table.areas.tolist(),
-            table.crowd.astype(int).tolist(),
-            strict=True,
-        )
-        keys = ("image_id", "category_id", "bbox", "area", "iscrowd")
-        return {
-            "info": {"description": table.source},
-            "images": [
-                {"id": image_id, "file_name": name, "height": height, "width": width}
-                for image_id, name, (height, width) in zip(
-                    table.image_ids, table.file_names, table.sizes.tolist(), strict=True
-                )
-            ],
-            "annotations": [
-                {"id": row, **dict(zip(keys, values, strict=True))}
-                for row, values in enumerate(annotations, start=1)
-            ],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(table.category_ids, table.class_names, strict=True)
-            ],
-        }
-
-    def _check_files_exist(self) -> None:
-        missing = [row for row, path in enumerate(self._paths) if not path.is_file()]
-        if missing:
-            raise ImageError(
-                f"image {self._table.file_names[missing[0]]!r} of {self._table.source} is not in "
-                f"{str(self.image_folder)!r} ({len(missing)} of {len(self)} are missing); "
-                "--skip-bad-images (in Python skip_bad_images=True) leaves them out"
-            )
-
-
-def _corners(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes as targets, float32 [M, 4] corners cut at the image; [M] keys of PROBLEMS, 0: none."""
-    xy, wh = table.boxes[:, :2], table.boxes[:, 2:]
-    with np.errstate(over="ignore", invalid="ignore"):
-        corners = np.concatenate([xy, xy + wh], axis=1).astype(np.float32)
-        limits = table.sizes[table.image_rows][:, [1, 0, 1, 0]].astype(np.float32)
-        cut = np.clip(corners, 0, limits)
-        problems = np.select(
-            [
-                ~np.isfinite(corners).all(1),
-                (corners[:, 2:] <= corners[:, :2]).any(1),
-                (cut[:, 2:] <= cut[:, :2]).any(1),
-            ],
-            list(PROBLEMS),
-        )
-    return cut, problems
-
-
-def _report_bad_boxes(table: Table, problems: np.ndarray, skip: bool) -> None:
-    bad = np.flatnonzero(problems)
-
-    def name(row: int) -> str:
-        file_name = table.file_names[table.image_rows[row]]
-        return f"annotation {table.object_ids[row]} of image {file_name!r}"
-
-    x, y, w, h = table.boxes[bad[0]]
-    height, width = table.sizes[table.image_rows[bad[0]]]
-    first = (
-        f"{name(bad[0])} ({width} x {height}): box [{x:g}, {y:g}, {w:g}, {h:g}] "
-        f"(x, y, width, height) {PROBLEMS[problems[bad[0]]]}"
-    )
-    if not skip:
-        others = f" ({len(bad)} boxes are bad)" if len(bad) > 1 else ""
-        raise UserError(
-            f"{table.source}: {first}; expected width and height > 0 and a part inside the "
-            f"image{others}; --skip-bad-boxes (in Python skip_bad_boxes=True) leaves them out"
-        )
-    others = "".join(f"; {name(row)}" for row in bad[1:5]) + ("; ..." if len(bad) > 5 else "")
-    warnings.warn(
-        f"{table.source}: left out {len(bad)} bad box{'es' * (len(bad) > 1)}: {first}{others}",
-        SkippedBoxWarning,
-        stacklevel=4,
-    )
+        return self._table.to_coco()

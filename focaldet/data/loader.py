@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,16 @@ from .workers import Workers
 Item = tuple[Tensor, Target]
 Batch = tuple[list[Tensor], list[Target]]
 _Keys = Sequence[tuple[int, int]]  # (epoch, index) of the items of a batch
-# What a worker sends: the items of a batch or an error, and the images skipped so far.
-_Loaded = tuple[list[Item] | UserError, dict[int, str]]
 _T = TypeVar("_T")
+
+
+class _Loaded(NamedTuple):
+    """What a worker sends. Its copy of the data set is not the caller's, who learns so of what
+    befell it; and an error of the data set is a value, so that it has no worker's traceback."""
+
+    items: list[Item] | UserError
+    skipped: dict[int, str]  # see DetectionDataset
+    cache_stopped: str | None  # see PictureCache
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -117,11 +124,13 @@ class Batches:
         """
         planned = self._planned(epoch, start)
         loaded = self._workers.map(planned) if self._workers else map(self._load, planned)
-        for items, skipped in loaded:
+        for items, skipped, cache_stopped in loaded:
             if isinstance(items, UserError):
                 raise items
             for index, message in skipped.items():
                 self.dataset.note_skipped(index, message)
+            if cache_stopped and self.dataset.cache:
+                self.dataset.cache.stop(cache_stopped)
             if items or self.shuffle:
                 images, targets = collate(items)
                 yield [image.pin_memory() for image in images] if self.pin else images, targets
@@ -146,11 +155,7 @@ class Batches:
 
 
 def _load(dataset: DetectionDataset, seed: int, replace: bool, keys: _Keys) -> _Loaded:
-    """What the workers do: the keys of a batch to (items or error, skipped images).
-
-    Errors of the data set are values, so that none has a worker's traceback; and skipped images
-    are recorded in a result, because the workers' copies of the data set are not the caller's.
-    """
+    """What the workers do: the keys of a batch to its items."""
     items: list[Item] = []
     try:
         for epoch, index in keys:
@@ -165,8 +170,9 @@ def _load(dataset: DetectionDataset, seed: int, replace: bool, keys: _Keys) -> _
                     raise
                 dataset.note_skipped(index, str(error))
     except UserError as error:
-        return error, {}
-    return items, dict(dataset.skipped)
+        return _Loaded(error, {}, None)
+    stopped = dataset.cache.stopped if dataset.cache else None
+    return _Loaded(items, dict(dataset.skipped), stopped)
 
 
 def _part(items: Sequence[_T], number: int, parts: int) -> Sequence[_T]:

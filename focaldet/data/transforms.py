@@ -56,13 +56,31 @@ class Resize:
     def __call__(
         self, image: Image.Image, boxes: Tensor, generator: torch.Generator
     ) -> tuple[Image.Image, Tensor]:
+        resized = self.picture(image)
+        return resized, self.boxes(boxes, image.size, resized.size)
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """The image alone."""
         scale = min(self.min_size / min(image.size), self.max_size / max(image.size))
         width, height = (max(1, round(side * scale)) for side in image.size)
         if (width, height) == image.size:
-            return image, boxes
-        ratio = boxes.new_tensor([width / image.width, height / image.height]).repeat(2)
+            return image
         # Pillow's filter widens with the reduction: no aliasing.
-        return image.resize((width, height), Image.Resampling.BILINEAR), boxes * ratio
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+
+    def boxes(self, boxes: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+        """The boxes of an image of (width, height) `before`, now `after`."""
+        if after == before:
+            return boxes
+        return boxes * boxes.new_tensor([after[0] / before[0], after[1] / before[1]]).repeat(2)
+
+
+def leading_resize(transform: Transform) -> tuple[Resize | None, Transform]:
+    """The `Resize` that a transform begins with, which is the same every time, and the rest."""
+    steps = transform.transforms if isinstance(transform, Compose) else ()
+    if steps and type(steps[0]) is Resize:
+        return steps[0], Compose(steps[1:])
+    return None, transform
 
 
 class HorizontalFlip:

@@ -11,8 +11,9 @@ from xml.parsers import expat
 import numpy as np
 
 from ..errors import UserError
-from .dataset import DetectionDataset, Table
+from .dataset import DetectionDataset
 from .images import inside
+from .table import Table
 from .transforms import Transform
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -31,7 +32,7 @@ class VocDataset(DetectionDataset):
         split: Name of a list of images: ImageSets/Main/<split>.txt.
         classes: Class names in the order of their labels. By default all names in Annotations,
             sorted, so that every split of a folder has the same labels.
-        transform, skip_bad_images, skip_bad_boxes: See `DetectionDataset`.
+        transform, skip_bad_images, skip_bad_boxes, cache: See `DetectionDataset`.
 
     Image ids (in the order of the list) and category ids (in that of the labels) count from 1.
 
@@ -48,6 +49,7 @@ class VocDataset(DetectionDataset):
         transform: Transform | None = None,
         skip_bad_images: bool = False,
         skip_bad_boxes: bool = False,
+        cache: str | Path | None = None,
     ) -> None:
         super().__init__(
             read_voc(root, split, classes),
@@ -55,6 +57,7 @@ class VocDataset(DetectionDataset):
             transform=transform,
             skip_bad_images=skip_bad_images,
             skip_bad_boxes=skip_bad_boxes,
+            cache=cache,
         )
 
 
@@ -94,7 +97,7 @@ def read_voc(root: str | Path, split: str, classes: Sequence[str] | None = None)
     boxes = np.concatenate([ends[:, :2], ends[:, 2:] - ends[:, :2]], axis=1)
     return Table(
         source=str(split_file),
-        image_ids=list(range(1, len(stems) + 1)),
+        image_ids=np.arange(1, len(stems) + 1),
         file_names=[_file_name(Path(root, "JPEGImages"), stem) for stem in stems],
         sizes=np.array(sizes, np.int64).reshape(-1, 2),
         category_ids=list(range(1, len(classes) + 1)),

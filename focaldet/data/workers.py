@@ -29,6 +29,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import torch
 
 from ..errors import UserError
+from .cache import CacheWarning
 from .dataset import SkippedImageWarning
 from .messages import channel, receive, send
 
@@ -256,8 +257,8 @@ def _serve(work: Callable[[Any], Any], end: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
-    # A skipped image is reported once, by the main process.
-    warnings.simplefilter("ignore", SkippedImageWarning)
+    for told_by_the_main_process in (SkippedImageWarning, CacheWarning):
+        warnings.simplefilter("ignore", told_by_the_main_process)
     gc.freeze()  # the collector's marks would copy every page that is shared with the main process
     try:
         while True:

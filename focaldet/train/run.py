@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..checkpoint import Description, load_weights
 from ..data import Batches, DetectionDataset
 from ..data.transforms import seeded_generator
-from ..distributed import Ranks
+from ..distributed import Ranks, synchronise
 from ..errors import UserError
 from ..models import RetinaNet
 from ..models.winograd import use_winograd
@@ -50,8 +50,6 @@ class Run:
         if not recipe.compile:
             use_winograd(model)
         if recipe.sync_norm and ranks.world > 1:
-            from ..distributed import synchronise
-
             synchronise(model)
         self.optimizer: torch.optim.Optimizer = make_optimizer(
             model, recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.batch_size

@@ -123,7 +123,7 @@ def test_an_epoch_resumes_at_any_batch(workers: int, eleven: SimpleNamespace) ->
 class Numbers(Dataset[Any]):
     """As many items as asked for, and each no more than its number."""
 
-    skip_bad_images = False
+    skip_bad_images, cache = False, None
     skipped: dict[int, str] = {}
 
     def __init__(self, items: int) -> None:
