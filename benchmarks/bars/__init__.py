@@ -108,7 +108,7 @@ def run(module: str, *arguments: str, heap: str = "default", read: bool = False)
 def untimed(result: dict[str, Any]) -> Iterator[str]:
     """Why times are missing."""
     for heap in HEAPS:
-        for row in result[heap]:
+        for row in result.get(heap, ()):
             if not row["seconds"]:
                 yield f"heap {heap}: {row['case']}: {row['provider']} {row['note']}"
 

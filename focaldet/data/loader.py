@@ -102,7 +102,7 @@ class Batches:
         self._load = partial(_load, dataset, seed, shuffle)
         self._workers: Workers[_Keys, _Loaded] | None = None
         if workers:
-            self._workers = Workers(self._load, workers, self._name, timeout)
+            self._workers = Workers(self._load, workers, partial(_name, dataset), timeout)
 
     def __len__(self) -> int:
         """Batches in an epoch, each of all ranks and parts together."""
@@ -146,10 +146,6 @@ class Batches:
                 if indices or self.shuffle:
                     yield [(epoch, index) for index in indices]
 
-    def _name(self, keys: _Keys) -> str:
-        names = [self.dataset.file_name(index) for _, index in keys]
-        return f"the images {', '.join(names)}" if names else "no image at all"
-
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
@@ -173,6 +169,11 @@ def _load(dataset: DetectionDataset, seed: int, replace: bool, keys: _Keys) -> _
         return _Loaded(error, {}, None)
     stopped = dataset.cache.stopped if dataset.cache else None
     return _Loaded(items, dict(dataset.skipped), stopped)
+
+
+def _name(dataset: DetectionDataset, keys: _Keys) -> str:
+    names = [dataset.file_name(index) for _, index in keys]
+    return f"the images {', '.join(names)}" if names else "no image at all"
 
 
 def _part(items: Sequence[_T], number: int, parts: int) -> Sequence[_T]:

@@ -231,6 +231,17 @@ def test_every_kind_of_broken_file_is_named(
     broken(bytes(len(whole)), "zeros")
 
 
+def test_workers_end_with_their_batches(eleven: SimpleNamespace) -> None:
+    """At once, not when the collector comes: an evaluation after every epoch makes others."""
+    before = set(multiprocessing.active_children())  # held by tracebacks of other tests
+    batches = Batches(dataset_of(eleven), 2, workers=2)
+    for _ in batches:
+        break
+    assert len({*multiprocessing.active_children()} - before) == 2
+    del batches
+    assert {*multiprocessing.active_children()} <= before
+
+
 def test_killed_workers_change_no_batch(eleven: SimpleNamespace) -> None:
     dataset = dataset_of(eleven)
     expected = list(Batches(dataset, 2, seed=3, shuffle=True).epoch(4))
@@ -255,7 +266,8 @@ def test_images_that_kill_or_stop_every_worker_are_named(
         return at_four
 
     for how, expected in ((signal.SIGKILL, "died"), (signal.SIGSTOP, "waiting for")):
-        batches = Batches(eleven.load(transform=transform(how)), 2, workers=2, timeout=0.5)
+        limit = 60 if how == signal.SIGKILL else 3  # seconds, in which the others come surely
+        batches = Batches(eleven.load(transform=transform(how)), 2, workers=2, timeout=limit)
         with warnings.catch_warnings(), pytest.raises(UserError, match=expected) as caught:
             warnings.simplefilter("ignore", WorkerWarning)
             list(batches)

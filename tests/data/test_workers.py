@@ -49,8 +49,9 @@ def die(how: signal.Signals) -> None:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
+    before = set(multiprocessing.active_children())
     yield
-    assert not multiprocessing.active_children()
+    assert {*multiprocessing.active_children()} <= before
 
 
 def test_messages_carry_arrays_of_every_kind() -> None:
@@ -200,14 +201,15 @@ def test_a_task_that_always_kills_is_given_up(one_line: Any) -> None:
 def test_kills_at_random_moments_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The messages, too, are cut off anywhere: large ones, so that they take their time."""
     monkeypatch.setattr(workers, "ATTEMPTS", 100)  # whom it hits is chance
+    others = set(multiprocessing.active_children())
     rng, stop, killed = random.Random(0), threading.Event(), []
 
     def noise(task: int) -> torch.Tensor:
         return torch.rand(300_000, generator=torch.Generator().manual_seed(task))
 
     def kill() -> None:
-        while not stop.wait(rng.uniform(0.005, 0.04)):
-            if alive := multiprocessing.active_children():
+        while len(killed) < 30 and not stop.wait(rng.uniform(0.005, 0.04)):
+            if alive := list({*multiprocessing.active_children()} - others):
                 victim = rng.choice(alive)
                 victim.kill()
                 killed.append(victim.pid)
@@ -248,10 +250,10 @@ def test_a_worker_that_hangs_is_an_error_after_the_timeout(one_line: Any) -> Non
         return task
 
     start = time.monotonic()
-    with pytest.raises(UserError, match="no batch for 1 s: waiting for image 2") as caught:
-        list(pool(hangs, timeout=1).map(range(9)))
+    with pytest.raises(UserError, match="no batch for 3 s: waiting for image 2") as caught:
+        list(pool(hangs, timeout=3).map(range(9)))
     one_line(caught.value)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20
 
 
 SCRIPT = """
