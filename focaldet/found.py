@@ -100,38 +100,23 @@ class Found:
         """Raises `UserError` naming a detection that is of none of the images or categories, whose
         sorted ids are given, or whose box or score is not fit to score."""
         made_for = "of the ground truth; --data is the file that the detections were made for"
-        with np.errstate(invalid="ignore"):  # NaN < 0: named before
-            for name, column, bad, problem in (
-                (
-                    "image_id",
-                    self.image_ids,
-                    ~_is_among(self.image_ids, image_ids),
-                    f" is not an image {made_for}",
-                ),
-                (
-                    "category_id",
-                    self.category_ids,
-                    ~_is_among(self.category_ids, category_ids),
-                    f" is not a category {made_for}",
-                ),
-                (
-                    "bbox",
-                    self.boxes,
-                    ~np.isfinite(self.boxes).all(axis=1),
-                    f"; expected {BOX}",
-                ),
-                (
-                    "bbox",
-                    self.boxes,
-                    (self.boxes[:, 2:] < 0).any(axis=1),
-                    "; expected [x, y, width, height], not corners",
-                ),
-                ("score", self.scores, ~np.isfinite(self.scores), f"; expected {SCORE}"),
-            ):
-                if bad.any():
-                    row = int(bad.argmax())
-                    value = column[row].tolist()
-                    raise UserError(f"{source}: detection {row}: {name} {value}{problem}")
+        images = _are_among(self.image_ids, image_ids)
+        categories = _are_among(self.category_ids, category_ids)
+        finite = np.isfinite(self.boxes).all(axis=1)
+        sized = (self.boxes[:, 2:] >= 0).all(axis=1)
+        scored = np.isfinite(self.scores)
+        corners = "; expected [x, y, width, height], not corners"
+        for name, column, good, problem in (
+            ("image_id", self.image_ids, images, f" is not an image {made_for}"),
+            ("category_id", self.category_ids, categories, f" is not a category {made_for}"),
+            ("bbox", self.boxes, finite, f"; expected {BOX}"),
+            ("bbox", self.boxes, sized, corners),
+            ("score", self.scores, scored, f"; expected {SCORE}"),
+        ):
+            if not good.all():
+                row = int(good.argmin())
+                value = column[row].tolist()
+                raise UserError(f"{source}: detection {row}: {name} {value}{problem}")
 
 
 def ids(records: Sequence[Mapping[str, Any]], key: str, where: str) -> Ints:
@@ -140,7 +125,7 @@ def ids(records: Sequence[Mapping[str, Any]], key: str, where: str) -> Ints:
     return _column(records, key, where, _as_ids, "an integer")
 
 
-def _is_among(values: Ints, known: Ints) -> npt.NDArray[np.bool_]:
+def _are_among(values: Ints, known: Ints) -> npt.NDArray[np.bool_]:
     """Which of the values are among the known ones, which are sorted and differ."""
     if not len(known):
         return np.zeros(len(values), bool)
