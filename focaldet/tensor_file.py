@@ -15,6 +15,7 @@ import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,4 +139,5 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 def _start_writing(handle: int, offset: int, size: int) -> None:
     """Has the system begin with what a sync would have to wait for; it may well not."""
-    os.posix_fadvise(handle, offset, size, os.POSIX_FADV_DONTNEED)
+    with suppress(OSError):
+        os.posix_fadvise(handle, offset, size, os.POSIX_FADV_DONTNEED)
