@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .history import ends_epoch
-
-FOLDER = "tensorboard"  # in that of the run
 
 
 class Events:
@@ -20,9 +18,9 @@ class Events:
     at once, as a line of `metrics.jsonl` is: a killed process loses none.
     """
 
-    def __init__(self, folder: str | Path, next_step: int = 1) -> None:
-        """`next_step`: the first that will be added; readers drop what an interrupted run wrote of
-        it and of later ones. Raises `UserError` where TensorBoard is not installed."""
+    def __init__(self, folder: str | Path, kept: Sequence[dict[str, Any]] = ()) -> None:
+        """`kept`: the records that the run goes on after; readers drop what an interrupted run
+        wrote of others. Raises `UserError` where TensorBoard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -30,7 +28,12 @@ class Events:
                 f"TensorBoard's events cannot be written here ({error}); pip install tensorboard, "
                 "or do without: metrics.jsonl has the same numbers"
             ) from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=next_step)
+        # From this step on all is dropped: an epoch may have been added that is done again.
+        last = kept[-1]["step"] if kept else 0
+        self._writer: Any = SummaryWriter(str(folder), purge_step=last)
+        for record in kept:
+            if record["step"] == last:
+                self.add(record)
 
     def add(self, record: dict[str, Any]) -> None:
         for tag, value in scalars(record):

@@ -103,10 +103,10 @@ class _Loop:
             weights, description, state, path = load_newest(out, training=True)
             self.best = run.resume(path, weights, description, state)
             self.scores = description.metrics
-        main = run.ranks.main
-        self.history = History(out, run.epoch, run.step) if main else None
-        events = main and run.recipe.tensorboard
-        self.events = Events(out / EVENTS, run.step + 1) if events else None
+        self.history = History(out, run.epoch, run.step) if run.ranks.main else None
+        self.events: Events | None = None
+        if self.history and run.recipe.tensorboard:
+            self.events = Events(out / EVENTS, self.history.records)
         self.trace = out / TRACE if run.recipe.profile and run.ranks.main else None
 
     def epoch(self, stop: Stop) -> bool:

@@ -56,13 +56,30 @@ def test_every_number_of_a_record_stands_at_its_step(tmp_path: Path) -> None:
 
 def test_a_resumed_run_repeats_nothing(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
+    kept: list[dict[str, Any]] = []
     for first, last in ((1, 5), (3, 4), (4, 6)):  # resumed after steps 2 and 3
-        events = Events(tmp_path, first)
+        kept = [record for record in kept if record["step"] < first]
+        events = Events(tmp_path, kept)
         for number in range(first, last + 1):
-            events.add(step(number, 10.0 * first + number))
+            kept.append(step(number, 10.0 * first + number))
+            events.add(kept[-1])
         events.close()
     expected = [(1, 11.0), (2, 12.0), (3, 33.0), (4, 44.0), (5, 45.0), (6, 46.0)]
     assert read(tmp_path)["train/classification"] == expected
+
+
+def test_an_epoch_that_is_ended_twice_is_there_once(tmp_path: Path) -> None:
+    """Killed after it was noted, and resumed from the checkpoint of its last step."""
+    pytest.importorskip("tensorboard")
+    steps = [step(1, 4.0), step(2, 3.0)]
+    for kept, added in (([], [*steps, EPOCH]), (steps, [EPOCH, step(3, 2.0)])):
+        events = Events(tmp_path, kept)
+        for record in added:
+            events.add(record)
+        events.close()
+    found = read(tmp_path)
+    assert found["epoch/loss"] == [(2, 0.25)]
+    assert found["train/classification"] == [(1, 4.0), (2, 3.0), (3, 2.0)]
 
 
 def test_what_is_no_number_is_left_out() -> None:
