@@ -230,6 +230,7 @@ def _add_evaluator(add: Callable[..., Any]) -> None:
 
 def _add_data(add: Callable[..., Any]) -> None:
     add("--voc", metavar="DIR", help="folder in Pascal VOC's form, instead of COCO JSON")
+    add("--cache", metavar="DIR", help="keep decoded images here, for other epochs and runs")
     add("--skip-bad-images", action="store_true", help="name and leave out unreadable images")
     add("--skip-bad-boxes", action="store_true", help="name and leave out boxes without area")
 

@@ -240,6 +240,7 @@ def _dataset(
         "transform": transform,
         "skip_bad_images": args.skip_bad_images,
         "skip_bad_boxes": args.skip_bad_boxes,
+        "cache": args.cache,
     }
     if args.voc:
         return VocDataset(args.voc, split, **options)

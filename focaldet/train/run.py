@@ -65,6 +65,7 @@ class Run:
             rank=ranks.rank,
             world=ranks.world,
             parts=recipe.accumulate,
+            pin=ranks.device.type == "cuda",
         )
         self.update: Update | None = None
         self.scale: dict[str, Any] = {}  # of float16's losses, where it was before `update` began
@@ -105,7 +106,7 @@ class Run:
                 self.ranks.at(self.step + 1, "loading")
                 parts = list(islice(batches, self.recipe.accumulate))
                 waited = time.perf_counter() - start
-                outcome = self._step(update, parts, stop.requested)
+                outcome = self._step(update, parts, stop)
                 seconds = time.perf_counter() - start
                 self._count(outcome, seconds)
                 bar.update(outcome.images)
@@ -114,7 +115,7 @@ class Run:
                 if outcome.problem and not outcome.overflow:
                     self._warn(outcome, parts)
 
-    def _step(self, update: Update, parts: list[MicroBatch], stop: bool) -> Outcome:
+    def _step(self, update: Update, parts: list[MicroBatch], stop: Stop) -> Outcome:
         recipe = self.recipe
         factor = schedule_factor(
             recipe.schedule, self.step, recipe.epochs * self.steps_per_epoch, recipe.warmup
@@ -126,7 +127,7 @@ class Run:
             seeded_generator(recipe.seed, _STEPS, self.step, self.ranks.rank).initial_seed()
         )
         try:
-            outcome = update(parts, self.step + 1, stop)
+            outcome = update(parts, self.step + 1, lambda: stop.requested)
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
@@ -298,7 +299,6 @@ def _loss(outcome: Outcome) -> float:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, or of the machine, of which torch's allocator tells in words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "not enough memory" in str(error)
-    )
+    """Of a GPU, or of the machine, of which torch's allocator tells by its name alone."""
+    named = "DefaultCPUAllocator" in str(error)
+    return named or isinstance(error, torch.OutOfMemoryError | MemoryError)

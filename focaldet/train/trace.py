@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import profile, schedule
 
 from ..files import replacing
 
@@ -28,9 +28,6 @@ def trace(file: Path | None) -> Iterator[Callable[[], None]]:
         with replacing(file) as temporary:
             recorded.export_chrome_trace(str(temporary))
 
-    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     plan = schedule(wait=SETTLING - 1, warmup=1, active=RECORDED, repeat=1)
-    with profile(
-        activities=activities, schedule=plan, on_trace_ready=write, acc_events=True
-    ) as recorder:
+    with profile(schedule=plan, on_trace_ready=write, acc_events=True) as recorder:
         yield recorder.step

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -72,8 +72,14 @@ class Update:
         if ranks.world > 1:
             self.module = _distributed(self.module, ranks.device)
 
-    def __call__(self, parts: Sequence[MicroBatch], step: int, stop: bool = False) -> Outcome:
-        """Step number `step`, from this process's micro-batches, of which some may be empty."""
+    def __call__(
+        self,
+        parts: Sequence[MicroBatch],
+        step: int,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Step number `step`, from this process's micro-batches, of which some may be empty. `stop`
+        is asked late whether this process is to end after it."""
         # The empty ones stand last, and only norms that wait for each other need them all.
         last = len(parts) if self.sync_norm else max(1, sum(bool(images) for images, _ in parts))
         self.optimizer.zero_grad(set_to_none=True)
@@ -94,7 +100,7 @@ class Update:
             sums[:3] += torch.stack([value.detach().double() for value in losses])
             sums[3] += len(images)
         own = sums[:2].isfinite().all()
-        sums[4] = stop
+        sums[4] = stop()
         self.ranks.sum(sums)
         divisor = sums[3 if self.by_image else 2].clamp(min=1)
         norm = self._scale_gradients(divisor)
