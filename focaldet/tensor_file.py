@@ -3,8 +3,7 @@
 Any safetensors reader opens it: the text and the hash stand in the header's metadata. It is written
 here, and not by that package, because the tensors of a training run are on a GPU or in
 channels_last, and the whole of them would be copied before the first byte is out. Here each is
-brought into order by itself, hashed in a thread while it is written, and on its way to the disk
-while the next is hashed.
+brought into order by itself, and is on its way to the disk while it is hashed.
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from .errors import UserError
 
 _TEXT, _HASH = "focaldet", "sha256"
 _NO_HASH = "0" * 64  # holds its place, for the hash is known last
+_LARGE = 1 << 16  # bytes of a tensor that the disk may begin with at once
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
@@ -40,25 +38,23 @@ class DamagedCheckpoint(UserError):
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], text: str) -> None:
     """Writes the file in place; a caller who is to see it whole or not at all writes elsewhere and
-    renames. Takes memory for two tensors, if some are elsewhere or not contiguous, else for none.
-    """
+    renames. Takes memory for one tensor, if some are elsewhere or not contiguous, else for none."""
     header, offsets = _header(tensors, text)
     largest = max((t.nbytes for t in tensors.values() if not _in_order(t)), default=0)
-    buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(2)]
+    buffer = torch.empty(largest, dtype=torch.uint8)
     digest = hashlib.sha256(text.encode())
-    hashing: deque[Future[None]] = deque()
-    with open(path, "wb") as file, ThreadPoolExecutor(1) as hasher:
+    with open(path, "wb") as file:
         file.write(header)
-        for turn, name in enumerate(sorted(tensors)):
-            if len(hashing) == len(buffers):
-                hashing.popleft().result()  # then its buffer is free
-            tensor = _ordered(tensors[name].detach(), buffers[turn % len(buffers)])
-            hashing.append(hasher.submit(_update, digest, name, tensor))
-            file.seek(offsets[name])
+        end = len(header)
+        for name in sorted(tensors):
+            tensor = _ordered(tensors[name].detach(), buffer)
+            if offsets[name] != end:  # a seek would write out what is gathered of small tensors
+                file.seek(offsets[name])
             file.write(_bytes(tensor))
-            _start_writing(file.fileno(), offsets[name], tensor.nbytes)
-        for future in hashing:
-            future.result()
+            end = offsets[name] + tensor.nbytes
+            if tensor.nbytes >= _LARGE:
+                _start_writing(file.fileno(), offsets[name], tensor.nbytes)
+            _update(digest, name, tensor)
         file.seek(header.index(_NO_HASH.encode()))
         file.write(digest.hexdigest().encode())
 

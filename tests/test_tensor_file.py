@@ -100,7 +100,7 @@ def test_an_unknown_dtype_is_named_before_anything_is_written(tmp_path: Path) ->
     assert not (tmp_path / "file").exists()
 
 
-def test_more_tensors_than_buffers_in_any_layout(tmp_path: Path) -> None:
+def test_tensors_in_any_layout(tmp_path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for n in range(20):
         tensor = torch.randn(4, 8, 3, 3, requires_grad=True)
@@ -122,7 +122,7 @@ def test_a_failing_write_or_hash_is_no_silent_one(
     for name in ("_start_writing", "_update"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="no more"):
             patch.setattr(tensor_file, name, fail)
-            write(tmp_path / "file", TENSORS, TEXT)
+            write(tmp_path / "file", {"large": torch.zeros(1 << 16)}, TEXT)
 
 
 GROWTH = """
@@ -153,8 +153,8 @@ def test_memory_does_not_grow_with_the_state(tmp_path: Path) -> None:
     command = [sys.executable, "-c", GROWTH, str(tmp_path / "file")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     contiguous, channels_last = map(float, done.stdout.split())
-    # In tensors of 4 MB, of 24: none, or the two buffers; and the threads' stacks.
-    assert contiguous < 0.5 and channels_last < 2.5, done.stdout
+    # In tensors of 4 MB, of 24: none, or the buffer.
+    assert contiguous < 0.5 and channels_last < 1.5, done.stdout
 
 
 def test_the_metadata_are_where_others_look_for_them(tmp_path: Path) -> None:
