@@ -3,7 +3,7 @@
 A run is killed (SIGKILL), resumed, killed again, until it ends; then its weights, their average,
 the optimizer, the scores and the metrics must equal, to the bit, those of a run that nobody
 disturbed. Of several processes all are killed, or one: then the others must end by themselves.
-Half of the kills fall at any time, half into a save or an evaluation. Counts where they fell.
+Every fourth kill falls at any time, the others into a step, a save, an evaluation. Counts them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ CLOCKS = {"seconds", "images_per_second", "waited_for_data"}
 
 # What a process is doing, told to the harness through a byte that they share.
 PHASES = ("starting", "between", "step", "save", "evaluation", "ending")
-AIMS = (None, "save", None, "evaluation")  # None: any time
+# What a kill waits for: None, for any time; or the start of one of so many such phases, and then
+# for up to so many seconds, which is about as long as it lasts.
+AIMS = (None, ("step", 12, 0.05), ("save", 5, 0.01), ("evaluation", 3, 0.1))
 
 
 class Work:
@@ -218,17 +220,18 @@ class Series:
             compare(result(out), self.expected, out)
             self.runs += 1
 
-    def kill_once(self, out: Path, aim: str | None) -> str | None:
+    def kill_once(self, out: Path, aim: tuple[str, int, float] | None) -> str | None:
         """The phase in which rank 0 was when processes were killed; None if all had ended before.
-        `aim`: a phase to wait for."""
+        `aim`: one of AIMS."""
         attempt = Attempt.start(self.work, out, self.recipe, self.world)
         try:
             first = attempt.phases[0]
             if aim:
-                for _ in range(self.random.randint(1, 3)):
-                    attempt.wait(PATIENCE, until=lambda: first.name != aim)
-                    attempt.wait(PATIENCE, until=lambda: first.name == aim)
-                attempt.wait(self.random.uniform(0, {"save": 0.01, "evaluation": 0.1}[aim]))
+                name, most, seconds = aim
+                for _ in range(self.random.randint(1, most)):
+                    attempt.wait(PATIENCE, until=lambda: first.name != name)
+                    attempt.wait(PATIENCE, until=lambda: first.name == name)
+                attempt.wait(self.random.uniform(0, seconds))
             else:
                 attempt.wait(self.random.uniform(0, 0.7 * self.seconds))
             ranks = self.random.choice([[rank] for rank in range(self.world)] + [range(self.world)])
