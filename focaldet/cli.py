@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from .arguments import FLIPS, PRESETS, make_parser
-from .checkpoint import load_model, save_checkpoint
+from .checkpoint import OlderCheckpointWarning, load_model, save_checkpoint
 from .data import (
     CocoDataset,
     Compose,
@@ -286,12 +286,15 @@ def _device(name: str | None) -> str:
     return name
 
 
+_NOTES = (SkippedBoxWarning, SkippedImageWarning, OlderCheckpointWarning)
+
+
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """What was skipped goes to stderr without Python's file and line, clear of progress bars."""
+    """What was skipped or replaced goes to stderr without file and line, clear of progress bars."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, SkippedBoxWarning | SkippedImageWarning):
+        if issubclass(category, _NOTES):
             tqdm.write(f"focaldet: {message}", file=sys.stderr)
         else:
             plain(message, category, *place, **more)
@@ -299,6 +302,6 @@ def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         plain = warnings.showwarning
         warnings.showwarning = show
-        warnings.simplefilter("always", SkippedBoxWarning)
-        warnings.simplefilter("always", SkippedImageWarning)
+        for note in _NOTES:
+            warnings.simplefilter("always", note)
         yield

@@ -113,8 +113,14 @@ def test_train_evaluate_detect(run: Run, work: Path) -> None:
     assert len(list((work / "pictures").glob("*.jpg"))) == 4
     assert "on 4 images" in out and str(work / "pictures") in out
 
+    last, previous = (work / "run" / f"{name}.safetensors" for name in ("last", "previous"))
+    last.rename(previous)
+    last.write_bytes(previous.read_bytes()[:-1])
     code, out, err = run(*train_words(work, "--batch-size", 2, "--ema", 0.9, "--resume"))
     assert code == 0, err
+    (line,) = err.splitlines()
+    assert line.startswith(f"focaldet: {last}: not a focaldet checkpoint, or a truncated one")
+    assert line.endswith(f"took {previous} instead")
     after = {p: p.read_bytes() for p in (work / "set").rglob("*") if p.is_file()}
     assert after == before, "the user's data is never written to"
 

@@ -13,6 +13,7 @@ from ..checkpoint import (
     LAST,
     PREVIOUS,
     Description,
+    load_checkpoint,
     load_newest,
     save_checkpoint,
     save_generation,
@@ -100,7 +101,9 @@ class _Loop:
         self.run, self.val_set, self.out = run, val_set, out
         self.best, self.scores = -math.inf, Scores()
         if resume:
-            weights, description, state, path = load_newest(out, training=True)
+            # Rank 0 says which: all take the same, or none.
+            path = run.ranks.first(lambda: load_newest(out)[-1])
+            weights, description, state = load_checkpoint(path, training=True)
             self.best = run.resume(path, weights, description, state)
             self.scores = description.metrics
         self.history = History(out, run.epoch, run.step) if run.ranks.main else None
