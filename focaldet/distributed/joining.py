@@ -45,8 +45,7 @@ def join(device: str | None = None, timeout: float = 45) -> Iterator[Ranks]:
     own = _device(place, device)
     deadline = time.monotonic() + timeout
     prefix = f"focaldet/{place.attempt}/{next(_runs)}"
-    table = connect(place, deadline, keep=place.keeps_store)
-    store = dist.PrefixStore(prefix, table)
+    store = dist.PrefixStore(prefix, connect(place, deadline, keep=place.keeps_store))
     keeper = f"{'torchrun' if place.served else 'rank 0'} at {place.address}"
     watch = Watch(store, keeper, place.rank, place.world, timeout)
     watch.tell()
@@ -109,9 +108,9 @@ def _device(place: Place, device: str | None) -> torch.device:
         raise UserError(f"--device {name}: expected cpu or cuda, where each rank takes its own GPU")
     if place.local_rank >= (gpus := torch.cuda.device_count()):
         raise UserError(
-            f"rank {place.rank}, the process {place.local_rank} of this machine: it has {gpus} "
-            f"GPUs; start one process for each, as with torchrun --nproc-per-node {max(1, gpus)}, "
-            "or give --device cpu"
+            f"rank {place.rank}, process {place.local_rank} of this machine: it has {gpus} GPU"
+            f"{'s' * (gpus != 1)}, numbered from 0; start as many processes as there are GPUs "
+            f"(torchrun --nproc-per-node {max(1, gpus)}), or give --device cpu"
         )
     torch.cuda.set_device(place.local_rank)
     return torch.device("cuda", place.local_rank)

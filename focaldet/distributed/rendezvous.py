@@ -12,6 +12,9 @@ from torch.distributed import PrefixStore, TCPStore
 from ..errors import UserError
 from .environment import Place
 
+# A process serves until its end: another of its runs may come, at the same port.
+_served: list[TCPStore] = []
+
 
 def connect(place: Place, deadline: float, *, keep: bool) -> TCPStore:
     """A new connection to the run's store; `keep`: to one that this process keeps.
@@ -36,6 +39,8 @@ def connect(place: Place, deadline: float, *, keep: bool) -> TCPStore:
         reason = str(made[0]).splitlines()[0]
         todo = "choose another MASTER_PORT" if "EADDRINUSE" in reason else "see MASTER_ADDR"
         raise UserError(f"rank {place.rank}: no store at {place.address}: {reason}; {todo}")
+    if keep:
+        _served.append(made[0])
     return made[0]
 
 
@@ -48,6 +53,7 @@ def _store(place: Place, deadline: float, keep: bool) -> TCPStore | Exception:
             is_master=keep,
             timeout=left,
             wait_for_workers=False,
+            multi_tenant=True,  # a second run in this process has the first one's server
         )
     except (RuntimeError, ValueError) as error:
         return error
@@ -72,18 +78,30 @@ def _await_listener(place: Place, deadline: float) -> None:
 
 def arrive(store: PrefixStore, place: Place, deadline: float) -> None:
     """Until all ranks have come, which a UserError names where some have not."""
-    if store.add(f"came/{place.rank}", 1) > 1:
-        raise UserError(
-            f"rank {place.rank} of {place.world} has come to {place.address} twice; expected every "
-            "process of the run to have its own RANK"
-        )
-    missing = [rank for rank in range(place.world) if rank != place.rank]
-    while missing := [rank for rank in missing if not store.check([f"came/{rank}"])]:
-        if time.monotonic() > deadline:
-            names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    try:
+        if store.add(f"came/{place.rank}", 1) > 1:
             raise UserError(
-                f"rank {place.rank} of {place.world}: only {place.world - len(missing)} have come "
-                f"to {place.address}, not rank {names}; are they all started, with the same "
-                "MASTER_ADDR, MASTER_PORT and WORLD_SIZE?"
+                f"rank {place.rank} of {place.world} has come to {place.address} twice; expected "
+                "every process of the run to have its own RANK"
             )
-        time.sleep(0.05)
+        missing = list(range(place.world))
+        while missing := [rank for rank in missing if not store.check([f"came/{rank}"])]:
+            if time.monotonic() > deadline:
+                raise _incomplete(place, missing)
+            time.sleep(0.05)
+    except RuntimeError as error:
+        raise UserError(
+            f"rank {place.rank} of {place.world}: the process that keeps the run's store, at "
+            f"{place.address}, is gone; what it printed says why"
+        ) from error
+
+
+def _incomplete(place: Place, missing: list[int]) -> UserError:
+    if place.keeps_store:
+        time.sleep(1)  # the others, whose time is up, too, need the store to say the same
+    names = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+    return UserError(
+        f"rank {place.rank} of {place.world}: only {place.world - len(missing)} have come to "
+        f"{place.address}, not rank {names}; are they all started, with the same MASTER_ADDR, "
+        "MASTER_PORT and WORLD_SIZE?"
+    )
