@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .detect import BATCH
+from .distributed import TIMEOUT
 from .errors import UserError
 from .models import V2
 from .models.backbones import check_backbone
@@ -23,7 +24,6 @@ from .weights.convert import EPS, LAYOUTS
 from .weights.layouts import STYLES
 
 PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {**V2}}  # arguments of RetinaNet
-TIMEOUT = 45.0  # seconds
 FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # horizontal, vertical
 
 

@@ -3,8 +3,8 @@
 `join` reads torchrun's environment. The package knows torch alone, no model and no data.
 """
 
-from .joining import join
+from .joining import TIMEOUT, join
 from .ranks import ALONE, Ranks, alone
 from .sync_norm import SyncBatchNorm, synchronise
 
-__all__ = ["ALONE", "Ranks", "SyncBatchNorm", "alone", "join", "synchronise"]
+__all__ = ["ALONE", "TIMEOUT", "Ranks", "SyncBatchNorm", "alone", "join", "synchronise"]

@@ -19,19 +19,20 @@ from .watch import Watch
 
 # A collective operation waits as long as it takes: it is the watch that ends a run, and says why.
 NEVER = timedelta(days=30)
+TIMEOUT = 45.0  # seconds; with what it takes to notice, less than a minute
 LINGER = 10  # seconds that a rank keeps the store for the others after it has failed
 
 _runs = itertools.count()  # that this process has joined, as every process of them has
 
 
 @contextmanager
-def join(device: str | None = None, timeout: float = 45) -> Iterator[Ranks]:
+def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]:
     """The ranks of the run that torchrun has started this process in; elsewhere it is by itself.
 
     Args:
         device: "cpu" or "cuda"; None: "cuda" where there is one. Ranks on GPUs have one each.
         timeout: seconds that the ranks wait for each other to come; and then, for a sign of life,
-            or for progress. 45, and what it takes to notice, is less than a minute.
+            or for progress.
 
     If a rank is killed, is frozen or hangs, every other one ends within the timeout and a few
     seconds, and says which it was and in which step; see `Watch`. If a rank raises, so do the
