@@ -1,4 +1,4 @@
-"""The one exception that is addressed to the person at the keyboard."""
+"""The exception and the warning that are addressed to the person at the keyboard."""
 
 
 class UserError(ValueError):
@@ -15,4 +15,10 @@ class EndedElsewhere(UserError):
 
     The rank that it happened on has printed it: the command line exits with code 2, and prints
     nothing.
+
+
+class DataWarning(UserWarning):
+    """What befell the data, on which a run goes on: something was left out, or loaded again.
+
+    The message is one line that names it. Worker processes leave it to the main process to say.
     """

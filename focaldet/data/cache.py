@@ -26,7 +26,7 @@ from pathlib import Path
 import PIL
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 
 HEADER = struct.Struct("<4sIQqII")  # magic, checksum of the rest, source's size and time, shape
 MAGIC = b"fdp1"
@@ -34,7 +34,7 @@ RESERVE = 2**30  # bytes: left free on the cache's disk, where checkpoints may b
 STALE = 3600  # seconds: an unfinished file of that age is that of a process that was killed
 
 
-class CacheWarning(UserWarning):
+class CacheWarning(DataWarning):
     """No more images are added to the cache."""
 
 

@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 from .cache import PictureCache
 from .images import ImageError, inside, missing, read_image
 from .table import Table, Texts, corners_of, report_bad_boxes
 from .transforms import Resize, ToTensor, Transform, leading_resize, seeded_generator
 
 
-class SkippedImageWarning(UserWarning):
+class SkippedImageWarning(DataWarning):
     """A bad image file was skipped, as `skip_bad_images` allows."""
 
 

@@ -11,12 +11,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import DataWarning, UserError
 
 PROBLEMS = {1: "is not finite", 2: "has no area", 3: "lies outside the image"}  # of a box
 
 
-class SkippedBoxWarning(UserWarning):
+class SkippedBoxWarning(DataWarning):
     """Bad boxes were left out, as `skip_bad_boxes` allows."""
 
 

@@ -28,9 +28,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import torch
 
-from ..errors import UserError
-from .cache import CacheWarning
-from .dataset import SkippedImageWarning
+from ..errors import DataWarning, UserError
 from .messages import channel, receive, send
 
 Task = TypeVar("Task")
@@ -41,7 +39,7 @@ ATTEMPTS = 3  # at a task whose workers die
 PATIENCE = 30.0  # seconds without the result that is due, until a warning says so
 
 
-class WorkerWarning(UserWarning):
+class WorkerWarning(DataWarning):
     """A worker process died and was replaced, or takes long."""
 
 
@@ -205,12 +203,18 @@ class _Worker:
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.numbers: deque[int] = deque()
-        self.channel, theirs = channel()
-        _ends.add(self.channel)
-        self.process: BaseProcess = multiprocessing.get_context().Process(
-            target=_serve, args=(work, theirs), daemon=True
-        )
-        self.process.start()
+        try:
+            self.channel, theirs = channel()
+            _ends.add(self.channel)
+            self.process: BaseProcess = multiprocessing.get_context().Process(
+                target=_serve, args=(work, theirs), daemon=True
+            )
+            self.process.start()
+        except OSError as error:
+            raise UserError(
+                f"a worker process cannot be started ({error.strerror}); expected fewer --workers "
+                "(in Python workers), or higher limits on processes, memory and open files"
+            ) from error
         theirs.close()  # so that the worker alone holds it, and its death closes it
 
     def give(self, number: int, task: Any) -> None:
@@ -230,7 +234,7 @@ class _Worker:
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"ended with exit code {code}"
-        memory = ", as where memory runs out" if code == -signal.SIGKILL else ""
+        memory = " (as where memory runs out)" if code == -signal.SIGKILL else ""
         return f"was ended by {signal.Signals(-code).name}{memory}"
 
 
@@ -257,8 +261,7 @@ def _serve(work: Callable[[Any], Any], end: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
-    for told_by_the_main_process in (SkippedImageWarning, CacheWarning):
-        warnings.simplefilter("ignore", told_by_the_main_process)
+    warnings.simplefilter("ignore", DataWarning)  # the main process says it, once
     gc.freeze()  # the collector's marks would copy every page that is shared with the main process
     try:
         while True:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import faulthandler
 import multiprocessing
 import os
@@ -178,7 +179,7 @@ def test_a_worker_that_dies_between_epochs_is_replaced() -> None:
     for process in multiprocessing.active_children():
         process.kill()
         process.join()
-    with pytest.warns(WorkerWarning, match="SIGKILL, as where memory runs out; another takes"):
+    with pytest.warns(WorkerWarning, match="SIGKILL .as where memory runs out.; another takes"):
         assert [n for n, _ in two.map(range(5))] == [0, 1, 4, 9, 16]
     two.close()
 
@@ -227,6 +228,17 @@ def test_kills_at_random_moments_change_nothing(monkeypatch: pytest.MonkeyPatch)
         killer.join()
     assert len(killed) > 10
     three.close()
+
+
+def test_a_worker_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch, one_line: Any) -> None:
+    def no_process(_: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.Process, "start", no_process)
+    monkeypatch.setattr(multiprocessing.get_context().Process, "start", no_process)
+    with pytest.raises(UserError, match="temporarily unavailable.*fewer --workers") as caught:
+        list(pool().map([0]))
+    one_line(caught.value)
 
 
 def test_a_slow_task_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
