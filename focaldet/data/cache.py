@@ -46,7 +46,7 @@ class PictureCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self.stopped: str | None = None  # why no more are added
         self._unfinished = self.folder / "unfinished"
         try:

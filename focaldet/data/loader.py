@@ -97,7 +97,9 @@ class Batches:
         self.batch_size: int = batch_size
         self.seed: int = seed
         self.shuffle: bool = shuffle
-        self.rank, self.world, self.parts = rank, world, parts
+        self.rank: int = rank
+        self.world: int = world
+        self.parts: int = parts
         self.pin: bool = pin
         self._load = partial(_load, dataset, seed, shuffle)
         self._workers: Workers[_Keys, _Loaded] | None = None
