@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from focaldet.data import Batches, CocoDataset
+from focaldet.data.workers import Workers
 
 IMAGES = 30_000
 # As Python objects, ids, names and paths of so many images took 6.3 MB, which a worker copied page
@@ -60,3 +62,16 @@ def test_workers_do_not_grow(steps: int, many: CocoDataset) -> None:
             before = {process.pid: own_memory(process.pid) for process in workers}
     growth = [own_memory(pid) - size for pid, size in before.items()]
     assert len(growth) == 2 and max(growth) < BOUND, growth
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
+def test_the_collector_copies_nothing() -> None:
+    shared = [[] for _ in range(10**5)]  # 56 bytes each, with a mark of the collector's in each
+
+    def collected(_: int) -> int:
+        before = own_memory(os.getpid())
+        gc.collect()
+        return own_memory(os.getpid()) - before
+
+    (growth,) = Workers(collected, 1, str, 60).map([0])
+    assert len(shared) == 10**5 and growth < BOUND

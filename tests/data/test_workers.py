@@ -23,7 +23,7 @@ import torch
 
 from focaldet.data import WorkerWarning, workers
 from focaldet.data.messages import channel, receive, send
-from focaldet.data.workers import ATTEMPTS, Workers
+from focaldet.data.workers import AHEAD, ATTEMPTS, Workers
 from focaldet.errors import UserError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
@@ -120,6 +120,15 @@ def test_results_come_in_order() -> None:
     assert list(with_two.map(range(20))) == list(range(20))
     assert list(with_two.map(iter([]))) == []
     with_two.close()
+
+
+def test_few_tasks_are_taken_ahead() -> None:
+    """Each is a batch in memory."""
+    taken = []
+    two = pool()
+    for done, _ in enumerate(two.map(taken.append(n) or n for n in range(20)), start=1):
+        assert done < len(taken) <= done + 2 * AHEAD or done == len(taken) == 20
+    two.close()
 
 
 def test_a_map_that_was_left_gives_way_to_the_next() -> None:
