@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], text: str) -> None:
     largest = max((t.nbytes for t in tensors.values() if not _in_order(t)), default=0)
     buffer = torch.empty(largest, dtype=torch.uint8)
     digest = hashlib.sha256(text.encode())
-    with open(path, "wb") as file:
+    with open(path, "wb") as file, _one_thread():
         file.write(header)
         end = len(header)
         for name in sorted(tensors):
@@ -121,6 +121,18 @@ def _ordered(tensor: Tensor, buffer: Tensor) -> Tensor:
     if _in_order(tensor):
         return tensor
     return buffer[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For hundreds of short copies, at each of which several threads would wait for the slowest:
+    on a busy machine, as one whose processors load images, for longer than all else takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _update(digest: Any, name: str, tensor: Tensor) -> None:

@@ -119,10 +119,12 @@ def test_a_failing_write_or_hash_is_no_silent_one(
     def fail(*_: object) -> None:
         raise OSError("no more")
 
+    torch.set_num_threads(2)
     for name in ("_start_writing", "_update"):
         with monkeypatch.context() as patch, pytest.raises(OSError, match="no more"):
             patch.setattr(tensor_file, name, fail)
             write(tmp_path / "file", {"large": torch.zeros(1 << 16)}, TEXT)
+        assert torch.get_num_threads() == 2
 
 
 GROWTH = """
