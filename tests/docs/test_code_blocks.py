@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from pages.blocks import BadPage, blocks, commands, run_page
-from pages.commands import IN_CI, NOT_RUN, elsewhere, outputs, shortened
+from pages.commands import IN_CI, NOT_RUN, elsewhere, launched, outputs, shortened
 from pages.prepared import SIZE, SMALL, prepare
 
 import focaldet.cli
@@ -22,7 +22,7 @@ from focaldet.models import RetinaNet
 ROOT = Path(__file__).resolve().parent.parent.parent
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 OPTIONAL = ("torchvision", "matplotlib")  # packages without which a page is skipped
-GUIDES = ("detect", "integrate", "train")
+GUIDES = ("detect", "integrate", "scale", "train")
 SLOW = ("README.md", *(f"docs/guides/{name}.md" for name in GUIDES))  # over 5 s
 PAGES = [
     page
@@ -88,6 +88,8 @@ def run(
         if words[:3] == ["python", "-m", "benchmarks"]:  # CI runs it; here, whether it is accepted
             importlib.import_module("benchmarks.__main__").make_parser().parse_args(words[3:])
             return
+        if words[0] == "torchrun":
+            words = launched(words)
         assert words[0] == "focaldet", "no test knows this command; see tests/pages/commands.py"
         code = focaldet.cli.main(shortened(words))
         assert code == 0, capsys.readouterr().err

@@ -79,6 +79,16 @@ def shortened(words: list[str]) -> list[str]:
     return [*words[1:], *shlex.split(CUT.get(words[1], ""))] if len(words) > 1 else []
 
 
+def launched(words: list[str]) -> list[str]:
+    """The command that torchrun would start, in many processes; its own options are checked here.
+    tests/train/test_ranks.py starts it."""
+    from torch.distributed.run import parse_args
+
+    options = parse_args(words[1:])
+    assert (options.module, options.training_script) == (True, "focaldet"), words
+    return ["focaldet", *options.training_script_args]
+
+
 def outputs(words: list[str]) -> list[str]:
     """What the command writes."""
     return [value for option, value in zip(words, words[1:], strict=False) if option == "--out"]
