@@ -103,5 +103,5 @@ def _incomplete(place: Place, missing: list[int]) -> UserError:
     return UserError(
         f"rank {place.rank} of {place.world}: only {place.world - len(missing)} have come to "
         f"{place.address}, not rank {names}; are they all started, with the same MASTER_ADDR, "
-        "MASTER_PORT and WORLD_SIZE?"
+        "MASTER_PORT and WORLD_SIZE, and within --timeout?"
     )

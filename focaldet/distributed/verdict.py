@@ -78,10 +78,15 @@ def gone(others: Everyone, longest: float, step: int) -> Verdict | None:
 def hanging(seen: Everyone) -> Verdict | None:
     """The ranks that the others wait for, if nobody makes progress any more.
 
-    As long as one does, or has asked for patience, it may be the one that the others wait for.
+    As long as one does, or has asked for patience, it may be the one that the others wait for. For
+    a process by itself nobody waits.
     """
     here = [other.record for other in seen.values() if not other.record.left]
-    if not here or any(record.patient or record.idle <= record.limit for record in here):
+    if (
+        len(seen) < 2
+        or not here
+        or any(record.patient or record.idle <= record.limit for record in here)
+    ):
         return None
     ranks = furthest_behind(seen)
     seconds = min(seen[rank].record.idle for rank in ranks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,6 +94,18 @@ def slow() -> None:
             ranks.sum(torch.ones(3))
 
 
+def paused() -> None:
+    """All ranks, as by Ctrl-Z or a container's pause, for longer than the timeout."""
+    with join("cpu", TIMEOUT) as ranks:
+        for number in (1, 2, 3):
+            step(ranks, number)
+        own = os.getpid()
+        subprocess.Popen(["sh", "-c", f"sleep {2 * TIMEOUT}; kill -CONT {own}"])
+        os.kill(own, signal.SIGSTOP)
+        time.sleep(TIMEOUT / 2)
+        step(ranks, 4)
+
+
 Outcomes = dict[tuple[str, int], list[Ended]]
 
 
@@ -106,7 +119,7 @@ def outcomes() -> Outcomes:
         frozen = case[1] if case[0] == "frozen" else None
         return run_ranks(fault, *case, world=3, seconds=30, frozen=frozen)
 
-    cases = [*CASES, ("patience", 0), ("uneven", 0), ("slow", 0)]
+    cases = [*CASES, ("patience", 0), ("uneven", 0), ("slow", 0), ("paused", 0)]
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(cases, pool.map(outcome, cases), strict=True))
 
@@ -155,8 +168,9 @@ def test_who_asks_for_patience_is_waited_for_and_heard_of(outcomes: Outcomes) ->
     assert "error" not in told(ranks)
 
 
-def test_uneven_work_is_waited_for(outcomes: Outcomes) -> None:
-    ranks = outcomes["uneven", 0]
+@pytest.mark.parametrize("kind", ("uneven", "paused"))
+def test_no_fault(outcomes: Outcomes, kind: str) -> None:
+    ranks = outcomes[kind, 0]
     assert [(rank.code, rank.output) for rank in ranks] == [(0, ""), (0, "")], told(ranks)
 
 

@@ -93,23 +93,29 @@ def test_a_host_without_an_address(rank_1: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mute() -> Iterator[int]:
-    """The port of a server that takes connections and says nothing."""
+def mute() -> Iterator[socket.socket]:
+    """A server that takes connections and says nothing."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        yield server.getsockname()[1]
+        yield server
 
 
-def test_a_server_that_is_no_store(rank_1: pytest.MonkeyPatch, mute: int) -> None:
-    rank_1.setenv("MASTER_PORT", str(mute))
+def test_a_server_that_is_no_store(
+    rank_1: pytest.MonkeyPatch, mute: socket.socket, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = mute.getsockname()[1]
+    rank_1.setenv("MASTER_PORT", str(port))
     message = refused()
-    assert message.startswith(f"127.0.0.1:{mute} answers, but not as the store of a run"), message
+    assert message.startswith(f"127.0.0.1:{port} answers, but not as the store of a run"), message
+    mute.close()
+    for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        thread.join(5)  # with torch's complaints
 
 
-def test_a_port_that_is_taken(rank_1: pytest.MonkeyPatch, mute: int) -> None:
+def test_a_port_that_is_taken(rank_1: pytest.MonkeyPatch, mute: socket.socket) -> None:
     rank_1.setenv("RANK", "0")
-    rank_1.setenv("MASTER_PORT", str(mute))
+    rank_1.setenv("MASTER_PORT", str(mute.getsockname()[1]))
     message = refused()
     assert "choose another MASTER_PORT" in message and "already in use" in message, message
 

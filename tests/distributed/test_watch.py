@@ -57,6 +57,10 @@ def test_nobody_hangs_while_one_may_go_on(excuse: dict[str, Any]) -> None:
     assert hanging({0: seen(**excuse), 1: waits(phase="loading", phases=1)}) is None
 
 
+def test_nobody_waits_for_a_process_by_itself() -> None:
+    assert hanging({0: waits()}) is None
+
+
 def test_who_has_left_is_not_waited_for() -> None:
     assert hanging({0: waits(left=True, patient=True), 1: waits(left=True)}) is None
     verdict = hanging({0: waits(left=True, step=3), 1: waits()})
