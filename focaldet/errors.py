@@ -15,6 +15,7 @@ class EndedElsewhere(UserError):
 
     The rank that it happened on has printed it: the command line exits with code 2, and prints
     nothing.
+    """
 
 
 class DataWarning(UserWarning):

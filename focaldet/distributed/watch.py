@@ -57,8 +57,8 @@ class Watch:
     ) -> None:
         self.store, self.keeper, self.rank, self.timeout = store, keeper, rank, timeout
         self.tick = min(1.0, timeout / 8)  # seconds, a round
-        self.record = Record(limit=LENIENT * timeout)
-        self.seen = {other: Seen(Record(limit=0)) for other in range(world)}
+        self.record: Record = Record(limit=LENIENT * timeout)
+        self.seen: dict[int, Seen] = {other: Seen(Record(limit=0)) for other in range(world)}
         self._end = end or self._end_process
         self._lock = threading.Lock()  # for the record and what follows
         self._began = time.monotonic()  # the phase
