@@ -55,8 +55,11 @@ class Watch:
         timeout: float,
         end: Callable[[Verdict], None] | None = None,
     ) -> None:
-        self.store, self.keeper, self.rank, self.timeout = store, keeper, rank, timeout
-        self.tick = min(1.0, timeout / 8)  # seconds, a round
+        self.store: Store = store
+        self.keeper: str = keeper
+        self.rank: int = rank
+        self.timeout: float = timeout
+        self.tick: float = min(1.0, timeout / 8)  # seconds, a round
         self.record: Record = Record(limit=LENIENT * timeout)
         self.seen: dict[int, Seen] = {other: Seen(Record(limit=0)) for other in range(world)}
         self._end = end or self._end_process
