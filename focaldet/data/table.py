@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, overload
 
 import numpy as np
@@ -75,6 +76,16 @@ class Table:
         """The same images with the objects of `rows`, in that order."""
         columns = ("image_rows", "labels", "boxes", "areas", "crowd", "object_ids")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def digest(self) -> str:
+        """SHA-256 of all that a model learns from: equal for the same images and objects, wherever
+        they are read from."""
+        names = "\0".join([*self.file_names, *self.class_names])
+        digest = sha256(names.encode("utf-8", "surrogatepass"))
+        objects = (self.image_rows, self.labels, self.boxes, self.crowd)
+        for column in (self.image_ids, self.sizes, *objects):
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
 
     def to_coco(self) -> dict[str, Any]:
         """As a COCO dict: see `DetectionDataset.to_coco`."""

@@ -28,6 +28,17 @@ def seeded_generator(seed: int, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
+def described(transform: Transform) -> str:
+    """What a transform does, as text that is the same in every process."""
+    if isinstance(transform, Compose):
+        return ", ".join(map(described, transform.transforms))
+    settings = getattr(transform, "__dict__", {}).items()
+    plain = [(key, value) for key, value in settings if isinstance(value, int | float | str)]
+    arguments = ", ".join(f"{key}={value!r}" for key, value in plain)
+    name = getattr(transform, "__qualname__", type(transform).__qualname__)
+    return f"{name}({arguments})"
+
+
 class Compose:
     """Apply transforms one after the other."""
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..checkpoint import Description, load_weights
 from ..data import Batches, DetectionDataset
-from ..data.transforms import seeded_generator
+from ..data.transforms import described, seeded_generator
 from ..distributed import Ranks, synchronise
 from ..errors import UserError
 from ..models import RetinaNet
@@ -79,7 +79,11 @@ class Run:
         # What a resumed run must have in common with the run that it goes on with.
         self.identity: dict[str, Any] = {
             "recipe": recipe.as_dict(),
-            "images": len(train_set),
+            "data": {
+                "images": len(train_set),
+                "annotations": train_set.table.digest()[:12],
+                "transform": described(train_set.transform),
+            },
             "model": model.config,
         }
 
@@ -267,7 +271,8 @@ class Run:
         return best
 
     def _differences(self, theirs: dict[str, Any]) -> Iterator[Difference]:
-        yield from same("images", theirs["images"], self.identity["images"])
+        for key, have in theirs.get("data", {"images": theirs.get("images")}).items():
+            yield from same(key, have, self.identity["data"][key])
         yield from same("model", RetinaNet.complete(theirs["model"]), self.identity["model"])
         yield from Recipe.differences(theirs["recipe"], self.identity["recipe"])
 

@@ -179,6 +179,8 @@ def test_a_run_of_an_earlier_version_resumes(scenes: Path, tmp_path: Path) -> No
     recipe = Recipe(epochs=1, batch_size=4, workers=0)
     scores = run(scenes, tmp_path, recipe)
     weights, description, state = load_checkpoint(tmp_path / LAST, training=True)
+    del state["identity"]["data"]
+    state["identity"]["images"] = 7
     for config in (description.model, state["identity"]["model"]):
         for name in ("p7_relu", "stride_in"):
             del config[name]
@@ -210,6 +212,16 @@ def test_folders_and_runs_that_do_not_fit_are_refused(scenes: Path, tmp_path: Pa
         run(scenes, tmp_path / "run", Recipe(epochs=2, batch_size=4, workers=0), resume=True)
     with pytest.raises(UserError, match="has gamma 2.0; this command has gamma 1.0"):
         run(scenes, tmp_path / "run", recipe, resume=True, gamma=1.0)
+    train_set, val_set = dataset(scenes, True), dataset(scenes, False)
+    train_set.transform = train_transform(SIZE, horizontal_flip=0.25)
+    with pytest.raises(UserError, match=r"Flip\(p=0.5\), V.*; this command has .*Flip\(p=0.25\), "):
+        train(tiny_model(), train_set, val_set, tmp_path / "run", recipe, resume=True)
+    content = json.loads((scenes / "instances.json").read_text())
+    content["annotations"][0]["bbox"][2] += 1
+    (tmp_path / "moved.json").write_text(json.dumps(content))
+    moved = CocoDataset(tmp_path / "moved.json", scenes / "images", transform=train_transform(SIZE))
+    with pytest.raises(UserError, match=r"has annotations [0-9a-f]{12}; this command has annota"):
+        train(tiny_model(), moved, val_set, tmp_path / "run", recipe, resume=True)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made a folder"):
         run(scenes, tmp_path / "file", recipe)
