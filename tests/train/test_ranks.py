@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from processes import run_ranks, told
 
+from focaldet import evaluate
 from focaldet.checkpoint import LAST, load_checkpoint
 from focaldet.data import (
     CocoDataset,
@@ -21,14 +24,15 @@ from focaldet.data import (
     generate_scenes,
     train_transform,
 )
-from focaldet.distributed import join
+from focaldet.distributed import TIMEOUT, join
 from focaldet.evaluate import detect_dataset, evaluate_model
 from focaldet.models import RetinaNet
 from focaldet.ops import AnchorGrid
-from focaldet.train import Recipe, train
+from focaldet.train import Recipe, loop, train
 from focaldet.train.update import Update
 
 SIZE = 64
+SHORT = 1.5  # seconds, of the watch's timeout
 IMAGES = 13  # in batches of 5: the last one has 3, and with 3 processes and 2 parts empty ones
 
 
@@ -52,14 +56,21 @@ def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> RetinaN
     return RetinaNet(3, "resnet18", **sizes, **options | changes).to(dtype)
 
 
-def run(scenes: Path, out: Path, dtype: torch.dtype, model: dict, **recipe: object) -> None:
+def run(
+    scenes: Path,
+    out: Path,
+    dtype: torch.dtype = torch.float32,
+    model: dict | None = None,
+    timeout: float = TIMEOUT,
+    **recipe: object,
+) -> None:
     """Twelve steps, in whatever processes there are."""
     torch.set_num_threads(1)
     settings = {"epochs": 4, "batch_size": 5, "optimizer": "sgd", "lr": 0.01, "warmup": 0}
     settings |= {"workers": 0, "eval_every": 4}
-    with join("cpu") as ranks:
+    with join("cpu", timeout) as ranks:
         train(
-            tiny_model(dtype, **model),
+            tiny_model(dtype, **model or {}),
             dataset(scenes, True),
             dataset(scenes, False),
             out,
@@ -160,7 +171,7 @@ def run_with_bad_pixels(scenes: Path, out: Path) -> None:
             return image * math.nan, target
 
         DetectionDataset.load = load
-    run(scenes, out, torch.float32, {"norm": "batch"}, max_bad_steps=2)
+    run(scenes, out, max_bad_steps=2)
 
 
 def test_sigterm_to_one_process_ends_all_after_the_same_step(scenes: Path, tmp_path: Path) -> None:
@@ -184,4 +195,66 @@ def run_until_asked_to_end(scenes: Path, out: Path) -> None:
             return outcome
 
         Update.__call__ = step
-    run(scenes, out, torch.float32, {"norm": "batch"})
+    run(scenes, out)
+
+
+def test_what_takes_long_and_shares_without_boxes_are_no_faults(
+    scenes: Path, tmp_path: Path
+) -> None:
+    content = json.loads((scenes / "instances.json").read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "instances.json").write_text(json.dumps(content))
+    (few / "images").symlink_to(scenes / "images")
+    ranks = run_ranks(run_and_score_slowly, few, tmp_path / "run")
+    assert [rank.code for rank in ranks] == [0, 0], told(ranks)
+    counts = [line["n_foreground"] for line in records(tmp_path / "run") if "lr" in line]
+    assert counts.count(0) == 8 and max(counts) > 0, "one batch in three has the image"
+
+
+def run_and_score_slowly(scenes: Path, out: Path) -> None:
+    real = evaluate.evaluate_detections
+
+    def slow(*args, **more):
+        time.sleep(3 * SHORT)
+        return real(*args, **more)
+
+    evaluate.evaluate_detections = slow
+    run(scenes, out, timeout=SHORT)
+
+
+def test_a_rank_that_hangs_is_named_with_its_step(scenes: Path, tmp_path: Path) -> None:
+    ranks = run_ranks(run_and_hang, scenes, tmp_path / "run")
+    assert all(rank.code not in (0, None) for rank in ranks), told(ranks)
+    named = r"focaldet: error: rank 1 hangs in step 4 \(loading\): no progress for \d+ s"
+    assert re.search(named, ranks[0].output), told(ranks)
+
+
+def run_and_hang(scenes: Path, out: Path) -> None:
+    if os.environ["RANK"] == "1":
+        real, calls = Update.__call__, []
+
+        def step(self, *args):
+            calls.append(1)
+            if len(calls) == 4:
+                time.sleep(600)
+            return real(self, *args)
+
+        Update.__call__ = step
+    run(scenes, out, timeout=SHORT)
+
+
+def test_what_rank_0_cannot_do_ends_all(scenes: Path, tmp_path: Path) -> None:
+    ranks = run_ranks(run_with_a_full_disk, scenes, tmp_path / "run")
+    assert [rank.code for rank in ranks] == [1, 2], told(ranks)
+    assert "OSError: [Errno 28] No space left on device" in ranks[0].output
+    assert ranks[1].output == ""
+
+
+def run_with_a_full_disk(scenes: Path, out: Path) -> None:
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    loop.save_generation = full
+    run(scenes, out, save_every=2)
