@@ -32,6 +32,7 @@ from focaldet.checkpoint import LAST, PREVIOUS
 # A call of saving, and which of its times; fsync: of the file, then of the folder.
 CALLS = [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2), ("link", 1), ("unlink", 1),
          ("unlink", 2), ("unlink", 3), ("open", 1), ("open", 2), ("posix_fadvise", 1)]  # fmt: skip
+NOTHING = "nothing happened"  # there was room, no such call, or saving was over; not counted
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 TMPFS = 1 << 20  # bytes: for three checkpoints and what fills the rest
 
@@ -59,7 +60,7 @@ def disk_full(folder: Folder) -> Allowed:
     size = (folder.path / LAST).stat().st_size
     free = os.statvfs(folder.path).f_bavail * os.statvfs(folder.path).f_frsize
     filler = folder.path.parent / "filler"
-    filler.write_bytes(bytes(free - folder.random.randrange(size + size // 4)))
+    filler.write_bytes(bytes(free - folder.random.randrange(size)))
     try:
         folder.save()
     except OSError as error:
@@ -67,7 +68,7 @@ def disk_full(folder: Folder) -> Allowed:
         return {folder.number: "the one before kept"}
     finally:
         filler.unlink()
-    return {folder.number + 1: "found room"}
+    return {folder.number + 1: NOTHING}
 
 
 def truncated(folder: Folder) -> Allowed:
@@ -116,13 +117,13 @@ def call_fails(folder: Folder) -> Allowed:
             folder.save()
         except OSError as error:
             assert error.errno in ERRORS
-    return either(folder) if fate.happened else {folder.number + 1: "nothing happened"}
+    return either(folder) if fate.happened else {folder.number + 1: NOTHING}
 
 
 def killed(folder: Folder) -> Allowed:
     """SIGKILL at a random moment of saving."""
     process = folder.saving()
-    time.sleep(folder.random.uniform(0, 1.2 * folder.seconds))
+    time.sleep(folder.random.uniform(0, folder.seconds))
     os.kill(process, signal.SIGKILL)
     return after_kill(folder, process)
 
@@ -137,7 +138,7 @@ def after_kill(folder: Folder, process: int) -> Allowed:
     _, status = os.waitpid(process, 0)
     if os.WIFEXITED(status):
         assert os.WEXITSTATUS(status) == 0, "saving failed"
-        return {folder.number + 1: "nothing happened"}
+        return {folder.number + 1: NOTHING}
     return either(folder)
 
 
@@ -214,7 +215,9 @@ def inject(count: int, seed: int) -> Counter[tuple[str, str]]:
         kinds = [kind for kind in FAULTS if tight or kind is not disk_full]
         if not tight:
             print("no disk_full: mounting a tmpfs is not permitted here; file_too_large stands in")
-        for turn in range(count):
+        turn = -1
+        while outcomes.total() < count:
+            turn += 1
             kind = kinds[turn % len(kinds)]
             folder = tight if tight and kind is disk_full else usual
             links = turn // len(kinds) % 2 == 0
@@ -226,7 +229,8 @@ def inject(count: int, seed: int) -> Counter[tuple[str, str]]:
                 raise AssertionError(
                     f"fault {turn} of seed {seed}, {kind.__name__}, hard links {links}: {error}"
                 ) from error
-            outcomes[kind.__name__, outcome] += 1
+            if outcome != NOTHING:
+                outcomes[kind.__name__, outcome] += 1
     return outcomes
 
 

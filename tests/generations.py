@@ -29,6 +29,7 @@ def state(number: int) -> tuple[dict[str, Tensor], Description, dict[str, Any]]:
 
     weights = {
         **{f"conv{n}": tensor(16, 8, 3, 3).to(memory_format=torch.channels_last) for n in range(4)},
+        "head": tensor(128, 160),  # what the system is asked to begin with
         "norm": tensor(64).to(torch.bfloat16),
         "batches": torch.tensor(number),
         "mask": tensor(37) > 0,
