@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from typing import Any
 # Ranks are forked from a process that has imported what takes long, and has done nothing else.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["torch.distributed", "pytest", "focaldet.distributed"])
+
+GREETING = re.compile(r"^\[Gloo\] Rank \d+ is connected to .*\n", re.MULTILINE)  # torch 2.10's
 
 
 @dataclass
@@ -74,7 +77,7 @@ def run_ranks(
             process.kill()
             process.join()
         results = [
-            Ended(process.exitcode or 0, output.read_text(), after, start + after)
+            Ended(process.exitcode or 0, GREETING.sub("", output.read_text()), after, start + after)
             for rank, (process, output) in enumerate(ranks)
             for after in [ended.get(rank, seconds)]
         ]

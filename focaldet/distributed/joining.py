@@ -56,7 +56,7 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]
     try:
         with _blamed(watch, place):
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if own.type == "cuda" else "cpu:gloo",
+                "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
                 store=dist.PrefixStore(prefix, connect(place, deadline, keep=False)),
                 rank=place.rank,
                 world_size=place.world,

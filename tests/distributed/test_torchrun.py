@@ -38,5 +38,6 @@ def test_a_killed_rank_is_replaced(tmp_path: Path) -> None:
         timeout=120,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )
-    assert (done.returncode, done.stdout) == (0, "attempt 1: 3.0\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "attempt" in line] == ["attempt 1: 3.0"]
     assert "UserError: rank 1 is gone in step 3: killed or frozen" in done.stderr
