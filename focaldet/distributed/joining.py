@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]
         if dist.is_initialized() and not (failed and own.type == "cuda"):  # NCCL's may wait
             dist.destroy_process_group()
         if place.keeps_store:
-            watch.wait_for_the_others(LINGER if failed else timeout)
+            watch.wait_for_the_others(LINGER if failed else math.inf)
 
 
 @contextmanager

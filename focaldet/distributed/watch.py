@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -43,7 +43,6 @@ class Watch:
         keeper: who keeps the store, for messages.
         rank, world: of this process, and of the run. Everybody has called `tell` before one starts.
         timeout: seconds that a rank may be silent, or make no mark while others wait for it.
-        end: what is done with a verdict; it is expected not to return.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Watch:
         rank: int,
         world: int,
         timeout: float,
-        end: Callable[[Verdict], None] | None = None,
     ) -> None:
         self.store: Store = store
         self.keeper: str = keeper
@@ -62,7 +60,6 @@ class Watch:
         self.tick: float = min(1.0, timeout / 8)  # seconds, a round
         self.record: Record = Record(limit=LENIENT * timeout)
         self.seen: dict[int, Seen] = {other: Seen(Record(limit=0)) for other in range(world)}
-        self._end = end or self._end_process
         self._lock = threading.Lock()  # for the record and what follows
         self._began = time.monotonic()  # the phase
         self._longest = 0.0  # phase of this step, in seconds
@@ -133,7 +130,8 @@ class Watch:
             self._exchange_once(0.0)
 
     def wait_for_the_others(self, seconds: float) -> None:
-        """For the rank that keeps the store, after it has left: until no other one needs it."""
+        """For the rank that keeps the store, after it has left: until no other one needs it, who
+        still lives."""
         round, end = self.tick / 10, time.monotonic() + seconds
         while any(
             not other.record.left and other.silent < DEAD * self.tick
@@ -182,7 +180,7 @@ class Watch:
         while not self._stop.wait(self.tick):
             self._store_silent += self.tick
             if (verdict := self.verdict()) and self._ending.acquire(blocking=False):
-                self._end(verdict)
+                self._end_process(verdict)
             idle = self.record.idle
             if idle < told:
                 told = 0.0
