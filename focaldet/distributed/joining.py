@@ -63,6 +63,8 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]
                 world_size=place.world,
                 timeout=NEVER,
             )
+            # Who is through before the others have found each other would leave them looking.
+            dist.all_reduce(torch.zeros(1))
             yield Ranks(place.rank, place.world, own, watch)
         failed = False
     finally:
