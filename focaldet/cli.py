@@ -26,8 +26,6 @@ from .data import (
     CocoDataset,
     Compose,
     DetectionDataset,
-    SkippedBoxWarning,
-    SkippedImageWarning,
     VocDataset,
     eval_transform,
     train_transform,
@@ -37,7 +35,7 @@ from .demo import demo
 from .detect import describe, detect
 from .distributed import Ranks, join
 from .env import report
-from .errors import EndedElsewhere, UserError
+from .errors import DataWarning, EndedElsewhere, UserError
 from .evaluate import (
     evaluate_detections,
     evaluate_model,
@@ -286,7 +284,7 @@ def _device(name: str | None) -> str:
     return name
 
 
-_NOTES = (SkippedBoxWarning, SkippedImageWarning, OlderCheckpointWarning)
+_NOTES = (DataWarning, OlderCheckpointWarning)
 
 
 @contextmanager
