@@ -2,14 +2,15 @@
 
 A run is killed (SIGKILL), resumed, killed again, until it ends; then its weights, their average,
 the optimizer, the scores and the metrics must equal, to the bit, those of a run that nobody
-disturbed. Of several processes all are killed, or one: then the others must end by themselves.
+disturbed, and what TensorBoard shows, where it is installed, the metrics.
+
+Of several processes all are killed, or one: then the others must end by themselves.
 Every fourth kill falls at any time, the others into a step, a save, an evaluation. Counts them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import mmap
 import os
 import signal
@@ -17,7 +18,6 @@ import socket
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,22 +28,21 @@ from typing import Any
 from unittest import mock
 
 import torch
-from generations import same
+from run_folder import EVENTS, check_whole, compare, compare_events, result
 
-from focaldet.checkpoint import LAST, PREVIOUS, load_checkpoint, load_newest
+from focaldet.checkpoint import LAST, PREVIOUS
 from focaldet.data import CocoDataset, eval_transform, generate_scenes, train_transform
 from focaldet.distributed import join
 from focaldet.models import RetinaNet
 from focaldet.ops import AnchorGrid
-from focaldet.train import BEST, Recipe, loop, train
+from focaldet.train import Recipe, loop, train
 from focaldet.train.run import Run
 
 SIZE = 64  # pixels
 # The AP rises in the second epoch and falls in the third: the best weights are not the last.
-RECIPE = Recipe(epochs=4, batch_size=4, lr=5e-3, ema=0.9, save_every=3)
+RECIPE = Recipe(epochs=4, batch_size=4, lr=5e-3, ema=0.9, save_every=3, tensorboard=EVENTS)
 IMAGES = 14  # in 4 steps an epoch, of which the last has two images
 PATIENCE = 60  # seconds in which the processes that were left must end
-CLOCKS = {"seconds", "images_per_second", "waited_for_data"}
 
 # What a process is doing, told to the harness through a byte that they share.
 PHASES = ("starting", "between", "step", "save", "evaluation", "ending")
@@ -218,6 +217,7 @@ class Series:
                     break
             self.finish(out)
             compare(result(out), self.expected, out)
+            compare_events(out)
             self.runs += 1
 
     def kill_once(self, out: Path, aim: tuple[str, int, float] | None) -> str | None:
@@ -249,35 +249,6 @@ class Series:
             assert code is not None, f"{left}, hung: see {out.with_suffix('.log')}"
             assert code != 0 or rank in ranks or over, f"{left}, ended as if all were well"
         return phase
-
-
-def check_whole(out: Path) -> None:
-    """A kill damages no checkpoint."""
-    if any((out / name).exists() for name in (LAST, PREVIOUS)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            load_newest(out, training=True)
-
-
-def result(out: Path) -> dict[str, Any]:
-    """All that a run leaves, but for times."""
-    weights, description, state = load_checkpoint(out / LAST, training=True)
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return {
-        "weights": weights,
-        "description": description,
-        "state": state,
-        "best": load_checkpoint(out / BEST),
-        "metrics": [
-            {key: value for key, value in json.loads(line).items() if key not in CLOCKS}
-            for line in lines
-        ],
-    }
-
-
-def compare(found: dict[str, Any], expected: dict[str, Any], out: Path) -> None:
-    for part, value in expected.items():
-        assert same(found[part], value), f"{out}: {part} differs from that of an undisturbed run"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
