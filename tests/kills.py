@@ -203,7 +203,7 @@ class Series:
         attempt = Attempt.start(self.work, out, self.recipe, self.world)
         codes = attempt.wait(10 * PATIENCE)
         attempt.close()
-        assert codes == [0] * self.world, f"exit codes {codes}: see {out.with_suffix('.log')}"
+        assert codes == [0] * self.world, f"exit codes {codes}: {last_line(out)}"
 
     def kill(self, count: int) -> None:
         """Kills so often, and compares each run that ends, the last one too."""
@@ -246,9 +246,13 @@ class Series:
         over = phase == "ending"  # nobody waits for anybody any more
         for rank, code in enumerate(codes):
             left = f"rank {rank}, of {self.world} of which {[*ranks]} were killed in {phase}"
-            assert code is not None, f"{left}, hung: see {out.with_suffix('.log')}"
+            assert code is not None, f"{left}, hung: {last_line(out)}"
             assert code != 0 or rank in ranks or over, f"{left}, ended as if all were well"
         return phase
+
+
+def last_line(out: Path) -> str:
+    return out.with_suffix(".log").read_text().strip().rpartition("\n")[2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
