@@ -3,8 +3,8 @@
 A collective operation waits for all ranks, and cannot tell a slow one from one that will never
 come. So each process says once a second that it lives and how far it has come, in the run's store
 (a table that one process keeps), and reads there what the others say. `verdict.py` judges that, and
-whoever finds that a rank is missing says so and ends: within the timeout and seven seconds, one for
-each to say how it is, to read it, and to judge, and up to four in which the others can read why.
+whoever finds that a rank is missing says so and ends: within the timeout and eleven seconds, one
+each to say it, to read it, and to judge, and up to eight in which the others can read why.
 
 Time is counted in rounds of the threads here, not by the clock: a process that was stopped and goes
 on has not seen the others be silent meanwhile.
@@ -25,6 +25,8 @@ from .verdict import Record, Seen, Verdict, failed, furthest_behind, gone, hangi
 
 LENIENT = 4  # times what the longest phase of the step before took; times the timeout in the first
 DEAD = 4  # rounds of silence that mean death where a connection has broken, too
+LAST_WORDS = 5.0  # seconds at most to wait for the store, when this rank ends
+READ = 2, 8  # rounds, at least and at most, in which the others may read why this rank ends
 EXIT_CODE = 1
 
 
@@ -124,7 +126,7 @@ class Watch:
         self._ending.acquire()
         self._stop.set()
         for thread in self._threads:
-            thread.join(2 * self.tick)
+            thread.join(LAST_WORDS)
         self.record.left, self.record.error = True, error
         if not self._threads[0].is_alive():  # else it waits for the store, perhaps for ever
             self._exchange_once(0.0)
@@ -189,12 +191,11 @@ class Watch:
                 _say(f"rank {self.rank} is still in {self.record.place}, after {idle:.0f} s")
 
     def verdict(self) -> Verdict | None:
-        """Why the run cannot go on, if so. One who failed has told the others, who end by
-        themselves unless they wait in vain; that is not known before a while has passed."""
-        failure = failed(self._others())
-        self._failed = self._failed + self.tick if failure else 0.0
-        if failure and self._failed > 2 * DEAD * self.tick:
-            return failure
+        """Why the run cannot go on, if so. Where one has said why it ends, that is it; but the
+        main thread may be about to end by it, too, and gets a while for that."""
+        if failure := failed(self._others()):
+            self._failed += self.tick
+            return failure if self._failed > DEAD * self.tick else None
         return self._missing(self.timeout) or hanging(self.seen)
 
     def _missing(self, longest: float) -> Verdict | None:
@@ -223,7 +224,10 @@ class Watch:
             _say(f"rank {self.rank} stands here:\n{''.join(traceback.format_stack(frame))}")
         _say(f"error: {verdict.message}")
         self.record.left, self.record.error = True, verdict.message
-        time.sleep((4 if self.rank == 0 else 2) * self.tick)  # rank 0 may keep the store
+        for round in range(READ[1] if self.rank == 0 else READ[0]):  # rank 0 may keep the store
+            time.sleep(self.tick)
+            if round >= READ[0] and all(other.record.left for other in self._others().values()):
+                break
         sys.stdout.flush()
         os._exit(EXIT_CODE)
 
