@@ -8,19 +8,27 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
 from processes import Ended, run_ranks, told
 
-from focaldet.distributed import Ranks, join
+from focaldet.distributed import Ranks, join, joining
+from focaldet.distributed.watch import Watch
 
-TIMEOUT = 1.5  # seconds instead of 45; the watch's rounds are shorter in proportion
+TIMEOUT = 2.5  # seconds instead of 45; the watch's rounds are shorter in proportion
 NOTICED = TIMEOUT * (1 + 11 / 8) + 3  # the timeout, eleven rounds, and a machine that is busy
 
 HANGS = r"error: rank (\d) hangs in step 7 \(loading\): no progress for \d s; raise --timeout"
 GONE = r"error: rank (\d).* is gone in step 7: killed or frozen"
 FAILED = r"error: rank (\d) failed in step 7 \(loading\): out of luck"
+
+
+def joined() -> AbstractContextManager[Ranks]:
+    """In a process of its own: time to find each other, and little for what follows."""
+    joining.Watch = lambda *args: Watch(*args[:-1], TIMEOUT)
+    return join("cpu", timeout=20)
 
 
 def step(ranks: Ranks, number: int) -> None:
@@ -30,7 +38,7 @@ def step(ranks: Ranks, number: int) -> None:
 
 
 def fault(kind: str, culprit: int) -> None:
-    with join("cpu", TIMEOUT) as ranks:
+    with joined() as ranks:
         for number in range(1, 7):
             step(ranks, number)
         ranks.at(7, "loading")
@@ -59,9 +67,15 @@ FAULTS = {
 CASES = [(kind, culprit) for kind in FAULTS for culprit in (0, 1)]
 
 
+def slow_start() -> None:
+    """The first ranks of a session wait for the imports of all."""
+    with join("cpu"):
+        pass
+
+
 def patience() -> None:
     """Of rank 0, in a task that it does alone, and of rank 1, in the midst of a step."""
-    with join("cpu", TIMEOUT) as ranks:
+    with joined() as ranks:
         time.sleep(1.5 * TIMEOUT * ranks.rank)  # one starts later
         step(ranks, 1)
         ranks.at(2, "scoring")
@@ -75,7 +89,7 @@ def patience() -> None:
 
 def uneven() -> None:
     """Rank 1 has more to evaluate, and takes longer than one may wait for a rank that hangs."""
-    with join("cpu", TIMEOUT) as ranks:
+    with joined() as ranks:
         for number in (1, 2, 3):
             step(ranks, number)
         for _ in range(8 * ranks.rank):
@@ -87,8 +101,8 @@ def uneven() -> None:
 
 def slow() -> None:
     """Steps get longer than the timeout, but not at once."""
-    with join("cpu", TIMEOUT) as ranks:
-        for number, seconds in enumerate((0.0, TIMEOUT / 2, 1.5 * TIMEOUT), 1):
+    with joined() as ranks:
+        for number, seconds in enumerate((0.0, TIMEOUT / 2, 1.3 * TIMEOUT), 1):
             ranks.at(number, "backward")
             time.sleep(seconds)
             ranks.sum(torch.ones(3))
@@ -96,7 +110,7 @@ def slow() -> None:
 
 def paused() -> None:
     """All ranks, as by Ctrl-Z or a container's pause, for longer than the timeout."""
-    with join("cpu", TIMEOUT) as ranks:
+    with joined() as ranks:
         for number in (1, 2, 3):
             step(ranks, number)
         own = os.getpid()
@@ -120,6 +134,7 @@ def outcomes() -> Outcomes:
         return run_ranks(fault, *case, world=3, seconds=30, frozen=frozen)
 
     cases = [*CASES, ("patience", 0), ("uneven", 0), ("slow", 0), ("paused", 0)]
+    run_ranks(slow_start)
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(cases, pool.map(outcome, cases), strict=True))
 
@@ -136,7 +151,7 @@ def test_the_others_say_who_it_was(outcomes: Outcomes, kind: str, culprit: int) 
     expected = {"asleep": HANGS, "busy": HANGS, "fails": FAILED}.get(kind, GONE)
     for rank in set(range(3)) - {culprit}:
         assert ranks[rank].code in (1, 2), told(ranks)
-        lines = [line for line in ranks[rank].output.splitlines() if "focaldet" in line]
+        lines = [line for line in ranks[rank].output.splitlines() if "focaldet: error" in line]
         found = re.search(expected, lines[0]) if len(lines) == 1 else None
         assert found and int(found[1]) == culprit, told(ranks)
         assert ranks[rank].at - occurred(ranks, culprit) < NOTICED, told(ranks)
