@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import ROOT, bars, detector, headline, wheels
-from .bars import checkpoint, drop_in, end_to_end, evaluation, loading, loss, recipes, suppression
+from .bars import (
+    checkpoint,
+    drop_in,
+    end_to_end,
+    evaluation,
+    loading,
+    loss,
+    recipes,
+    suppression,
+    training,
+)
 from .gpu import outcomes
 from .report import LIMITS, Row, digits, duration, in_threads, spread, version
 from .sources import csrc_sha256
@@ -43,6 +53,7 @@ BARS = {
     "recipes": recipes.table,
     "loading": loading.table,
     "evaluation": evaluation.table,
+    "training": training.table,
     "checkpoint": checkpoint.table,
 }
 PAGES = {  # below the root, and the sections between markers in each
@@ -50,6 +61,7 @@ PAGES = {  # below the root, and the sections between markers in each
     "docs/benchmarks.md": ("benchmarks", "loss", "suppression", "end_to_end", "drop_in"),
     "docs/guides/install.md": ("wheels",),
     "docs/guides/train.md": ("loading", "checkpoint", "evaluation", "bccd"),
+    "docs/guides/scale.md": ("training",),
     "examples/README.md": ("recipes",),
 }
 
