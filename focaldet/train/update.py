@@ -66,11 +66,12 @@ class Update:
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         self.statistics: list[Tensor] = list(statistics(model).values())
         self.before: list[Tensor] = [torch.empty_like(tensor) for tensor in self.statistics]
-        self.module: nn.Module = _Losses(model, None if self.by_image else 1.0)
-        if recipe.compile:
-            self.module.compile()
+        losses = _Losses(model, None if self.by_image else 1.0)
+        self.module: nn.Module = losses
         if ranks.world > 1:
-            self.module = _distributed(self.module, ranks.device)
+            self.module = _distributed(losses, ranks.device)
+        if recipe.compile:
+            losses.compile()
 
     def __call__(
         self,
@@ -195,15 +196,24 @@ class _Losses(nn.Module):
         return self.model.loss(batch, boxes, labels, splits, self.unit)
 
 
-def _distributed(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+def _distributed(losses: _Losses, device: torch.device) -> DistributedDataParallel:
+    """With its buckets settled: DistributedDataParallel lays out the gradients anew after its first
+    backward, and where a number stands decides in which order those of three processes and more are
+    added. A resumed run would round its first step otherwise, if a step were that backward."""
     with warnings.catch_warnings():  # newer versions prefer an argument that older ones lack
         warnings.filterwarnings("ignore", ".*forward_sync_buffers", FutureWarning)
-        return DistributedDataParallel(
-            module,
+        distributed = DistributedDataParallel(
+            losses,
             device_ids=[device] if device.type == "cuda" else None,
             broadcast_buffers=False,  # no step reads the statistics of norms
             gradient_as_bucket_view=True,
         )
+    batch, truth = _nothing(losses.model.transform.mean)
+    distributed.eval()  # norms take no notice
+    nothing = distributed(batch, *truth)
+    torch.autograd.backward(nothing.classification + nothing.bbox_regression)
+    distributed.train()
+    return distributed
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from processes import run_ranks, told
 from focaldet import evaluate
 from focaldet.checkpoint import LAST, load_checkpoint
 from focaldet.data import (
+    Batches,
     CocoDataset,
     DetectionDataset,
     eval_transform,
@@ -29,6 +30,7 @@ from focaldet.evaluate import detect_dataset, evaluate_model
 from focaldet.models import RetinaNet
 from focaldet.ops import AnchorGrid
 from focaldet.train import Recipe, loop, train
+from focaldet.train.optim import make_optimizer
 from focaldet.train.update import Update
 
 SIZE = 64
@@ -119,6 +121,28 @@ def test_the_weights_are_those_of_one_process(
 
 def run_with(scenes: Path, out: Path, dtype: torch.dtype, model: dict, recipe: dict) -> None:
     run(scenes, out, dtype, model, **recipe)
+
+
+def test_three_processes_that_begin_again_make_the_same_bits(scenes: Path) -> None:
+    """How three numbers are rounded depends on the order in which they are added."""
+    ranks = run_ranks(step_and_begin_again, scenes, world=3)
+    assert all(rank.code == 0 for rank in ranks), told(ranks)
+
+
+def step_and_begin_again(scenes: Path) -> None:
+    recipe, models = Recipe(optimizer="sgd"), [tiny_model().train() for _ in range(2)]
+    with join("cpu") as ranks:
+        batches = Batches(dataset(scenes, True), 6, shuffle=True, rank=ranks.rank, world=3)
+        first, second, _ = batches.epoch(0)
+        for model, again in zip(models, (False, True), strict=True):
+            optimizer = make_optimizer(model, "sgd", 0.1, None, 6)
+            update = Update(model, optimizer, recipe, ranks)
+            update([first], 1)
+            if again:
+                update = Update(model, optimizer, recipe, ranks)
+            update([second], 2)
+    ours, theirs = (model.state_dict() for model in models)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def records(folder: Path) -> list[dict]:
