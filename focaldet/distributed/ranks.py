@@ -32,8 +32,8 @@ class Progress(Protocol):
 class Ranks:
     """This process among those of the run, and what they do together.
 
-    All ranks call `sum`, `first`, `share` and `gather` in the same order. A process by itself calls
-    them at no cost.
+    All ranks call `sum`, `maximum`, `first`, `share` and `gather` in the same order. A process by
+    itself calls them at no cost.
 
     Attributes:
         rank: of this process, in [0, world).
@@ -56,6 +56,12 @@ class Ranks:
         """Adds up `values`, in place, over the ranks; the same shape and dtype on all of them."""
         if self.world > 1:
             dist.all_reduce(values)
+        return values
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """The largest over the ranks, in place, as `sum` adds up."""
+        if self.world > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
     def share(self, value: T) -> T:

@@ -78,8 +78,9 @@ class Transform(nn.Module):
         height, width = (-(-side // STRIDE) * STRIDE for side in self.output_size(height, width))
         return height, width
 
-    def images(self, images: Sequence[Tensor]) -> Images:
-        """Raises ValueError unless every image is a float tensor [3, H, W]."""
+    def images(self, images: Sequence[Tensor], least: tuple[int, int] = (0, 0)) -> Images:
+        """`least`: height and width that the batch has at least, such as of one that these images
+        are a part of. Raises ValueError unless every image is a float tensor [3, H, W]."""
         if len(images) == 0:
             raise ValueError("images: expected at least one tensor [3, H, W], got none")
         for i, image in enumerate(images):
@@ -87,7 +88,7 @@ class Transform(nn.Module):
         given = [tuple(image.shape[-2:]) for image in images]
         sizes = [self.output_size(h, w) for h, w in given]
         padded = [self.padded_size(h, w) for h, w in given]
-        height, width = map(max, zip(*padded, strict=True))
+        height, width = map(max, zip(least, *padded, strict=True))
         batch = self.mean.new_zeros(len(images), 3, height, width)
         for row, image, size in zip(batch, images, sizes, strict=True):
             image = (image.to(self.mean.dtype) - self.mean) / self.std

@@ -3,7 +3,8 @@
 Losses are summed, not averaged, over the images of a micro-batch; DistributedDataParallel averages
 the gradients over the processes; and one factor makes of them the gradient of the whole batch:
 processes / max(1, foreground anchors of all). So a step does not depend, but for rounding, on how
-its images are shared out, and nothing has to be known before the first backward. The count is
+its images are shared out. All that has to be known before the first forward is how large the batch
+is, for each part of it is padded as the whole would be: padding has anchors, too. The count is
 summed on the device, with all else that the processes must agree on, in one small all-reduce, and
 the factor goes into the pass over the gradients that clips them.
 """
@@ -86,6 +87,8 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         if self.before:
             torch._foreach_copy_(self.before, self.statistics)
+        self.ranks.at(step, "measuring")
+        size = self._size(parts)
         sums = torch.zeros(5, dtype=torch.float64, device=self.ranks.device)
         for number, (images, targets) in enumerate(parts, start=1):
             if number > last:
@@ -94,7 +97,7 @@ class Update:
                 continue
             with self._waits(number == last):
                 self.ranks.at(step, f"forward {number}")
-                losses = self._forward(images, targets)
+                losses = self._forward(images, targets, size)
                 self.ranks.at(step, f"backward {number}")
                 total = losses.classification + losses.bbox_regression
                 torch.autograd.backward(self.scaler.scale(total))
@@ -108,12 +111,21 @@ class Update:
         # The one time in a step that the host waits for a GPU.
         return self._finish(*torch.cat([sums, torch.stack([divisor, norm, own.double()])]).tolist())
 
-    def _forward(self, images: list[Tensor], targets: list[Target]) -> Losses:
+    def _size(self, parts: Sequence[MicroBatch]) -> tuple[int, int]:
+        """Height and width of the batch of all processes."""
+        padded_size = self.model.transform.padded_size
+        sizes = [padded_size(*image.shape[-2:]) for images, _ in parts for image in images]
+        height, width = self.ranks.maximum(torch.tensor([(0, 0), *sizes]).amax(0)).tolist()
+        return height, width
+
+    def _forward(
+        self, images: list[Tensor], targets: list[Target], size: tuple[int, int]
+    ) -> Losses:
         """The losses of a micro-batch, summed over its foreground anchors, or over its images."""
         transform, device = self.model.transform, self.ranks.device
         if images:
             images = [image.to(device, non_blocking=True) for image in images]
-            batch, _, scales = transform.images(images)
+            batch, _, scales = transform.images(images, size)
             truth = transform.targets(targets, scales, self.model.num_classes)
         else:
             batch, truth = _nothing(transform.mean)
@@ -209,10 +221,10 @@ def _distributed(losses: _Losses, device: torch.device) -> DistributedDataParall
             gradient_as_bucket_view=True,
         )
     batch, truth = _nothing(losses.model.transform.mean)
-    distributed.eval()  # norms take no notice
+    losses.eval()  # norms take no notice
     nothing = distributed(batch, *truth)
     torch.autograd.backward(nothing.classification + nothing.bbox_regression)
-    distributed.train()
+    losses.train()
     return distributed
 
 

@@ -1,4 +1,4 @@
-"""What ranks do together: sum, share, first and gather, with every rank's own numbers."""
+"""What ranks do together: sum, maximum, share, first and gather, with every rank's own numbers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def together() -> None:
         assert (ranks.world, ranks.main) == (3, ranks.rank == 0)
         values = torch.tensor([1.0, 10.0], dtype=torch.float64) * (ranks.rank + 1)
         assert ranks.sum(values) is values and values.tolist() == [6.0, 60.0]
+
+        values = torch.tensor([ranks.rank, -ranks.rank])
+        assert ranks.maximum(values) is values and values.tolist() == [2, 0]
 
         assert ranks.share({"of": ranks.rank}) == {"of": 0}
         assert ranks.first(lambda: f"by {ranks.rank}") == "by 0"
@@ -77,6 +80,7 @@ def test_a_process_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     with join("cpu") as ranks:
         assert (ranks.rank, ranks.world, ranks.main, str(ranks.device)) == (0, 1, True, "cpu")
         assert ranks.sum(torch.ones(2)).tolist() == [1.0, 1.0]
+        assert ranks.maximum(torch.ones(2)).tolist() == [1.0, 1.0]
         assert ranks.share("x") == "x" and ranks.first(lambda: 3) == 3
         assert ranks.gather({"a": np.arange(3)})[0]["a"].tolist() == [0, 1, 2]
         ranks.at(1, "forward")

@@ -25,7 +25,7 @@ from focaldet.data import (
     generate_scenes,
     train_transform,
 )
-from focaldet.distributed import TIMEOUT, join
+from focaldet.distributed import ALONE, TIMEOUT, join
 from focaldet.evaluate import detect_dataset, evaluate_model
 from focaldet.models import RetinaNet
 from focaldet.ops import AnchorGrid
@@ -55,7 +55,7 @@ def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> RetinaN
     grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
     options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
     sizes = {"min_size": SIZE, "max_size": SIZE}
-    return RetinaNet(3, "resnet18", **sizes, **options | changes).to(dtype)
+    return RetinaNet(3, "resnet18", **sizes | options | changes).to(dtype)
 
 
 def run(
@@ -143,6 +143,26 @@ def step_and_begin_again(scenes: Path) -> None:
             update([second], 2)
     ours, theirs = (model.state_dict() for model in models)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_shares_are_padded_as_the_whole_batch_is() -> None:
+    ranks = run_ranks(step_on_images_of_two_sizes)
+    assert all(rank.code == 0 for rank in ranks), told(ranks)
+
+
+def step_on_images_of_two_sizes() -> None:
+    torch.manual_seed(0)
+    images = [torch.rand(3, *size, dtype=torch.float64) for size in ((64, 40), (40, 64))]
+    box = {"boxes": torch.tensor([[4.0, 4, 30, 30]]), "labels": torch.tensor([1])}
+    outcomes = []
+    with join("cpu") as ranks:
+        for group, mine in ((ALONE, slice(2)), (ranks, slice(ranks.rank, ranks.rank + 1))):
+            model = tiny_model(torch.float64, norm="frozen", max_size=96).train()
+            update = Update(model, make_optimizer(model, "sgd", 0.1, None, 2), Recipe(), group)
+            outcomes.append(update([(images[mine], [box, box][mine])], 1))
+    one, two = outcomes
+    assert one.classification == pytest.approx(two.classification, rel=1e-12)
+    assert one.grad_norm == pytest.approx(two.grad_norm, rel=1e-12)
 
 
 def records(folder: Path) -> list[dict]:

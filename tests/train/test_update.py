@@ -73,6 +73,18 @@ def test_micro_batches_make_the_step_of_the_whole_batch(changes: dict) -> None:
         assert not value.requires_grad or not torch.equal(value, before[name]), name
 
 
+def test_micro_batches_are_padded_as_the_whole_batch_is() -> None:
+    """Padding has anchors, too, whose losses count."""
+    images, targets = batch(3)
+    images = [images[0], images[1][:, :40], images[2][:, :, :60]]  # on 64 x 64, 64 x 96, 96 x 64
+    sizes = {"min_size": SIZE, "max_size": 96, "norm": "frozen"}
+    whole, parts = (tiny_model(torch.float64, **sizes) for _ in range(2))
+    one = update(whole)([(images, targets)], 1)
+    other = update(parts)(cut(images, targets, 1, 2), 1)
+    assert one.classification == pytest.approx(other.classification, rel=1e-12)
+    assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-12)
+
+
 def test_the_gradient_is_that_of_the_models_own_losses() -> None:
     """With the normalizer inside of the losses, and nothing clipped."""
     images, targets = batch(4)
