@@ -77,6 +77,12 @@ def save_generation(
     save_checkpoint(folder / LAST, weights, description, training, keep=folder / PREVIOUS)
 
 
+def generations(folder: str | Path) -> list[Path]:
+    """Those that there are in the folder, whole or not, the newest first."""
+    paths = [Path(folder) / name for name in (LAST, PREVIOUS)]
+    return [path for path in paths if path.exists()]
+
+
 def load_newest(
     folder: str | Path, training: bool = False
 ) -> tuple[dict[str, Tensor], Description, dict[str, Any] | None, Path]:

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from .arguments import FLIPS, PRESETS, make_parser
-from .checkpoint import OlderCheckpointWarning, load_model, save_checkpoint
+from .checkpoint import OlderCheckpointWarning, generations, load_model, save_checkpoint
 from .data import (
     CocoDataset,
     Compose,
@@ -127,8 +127,9 @@ def _train_as(ranks: Ranks, args: argparse.Namespace) -> None:
         **PRESETS[args.preset],
         **_statistics(args),
     )
-    # What torchrun has started again goes on, if it had come to a checkpoint.
-    resume = args.resume or (_restarted() and (Path(args.out) / LAST).exists())
+    # What torchrun has started again goes on, if it had come to a checkpoint. Rank 0 says so: other
+    # machines may see the folder as it was.
+    resume = args.resume or ranks.first(lambda: _restarted() and bool(generations(args.out)))
     if args.backbone_weights and not resume:  # a resumed run has its own
         _load_body(model, args.backbone_weights)
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})

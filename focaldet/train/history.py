@@ -35,9 +35,10 @@ class History:
         self.records: list[dict[str, Any]] = []
         lines = self.file.read_text().splitlines() if steps_done and self.file.exists() else []
         for line in lines:
-            if not line.endswith("}"):
+            try:
+                record = json.loads(line)
+            except ValueError:
                 break  # cut while it was written
-            record = json.loads(line)
             later_epoch = ends_epoch(record) and record["epoch"] > epochs_done
             if record["step"] > steps_done or later_epoch:
                 break

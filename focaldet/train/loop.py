@@ -11,8 +11,8 @@ import torch
 
 from ..checkpoint import (
     LAST,
-    PREVIOUS,
     Description,
+    generations,
     load_checkpoint,
     load_newest,
     save_checkpoint,
@@ -178,7 +178,7 @@ class _Loop:
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    there = [name for name in (LAST, PREVIOUS) if (out / name).exists()]
+    there = generations(out)
     if resume and not there:
         raise UserError(f"{out}: no {LAST} to resume from; leave out --resume to begin")
     if not resume and there:

@@ -279,7 +279,7 @@ class Run:
     def _too_large(self, parts: list[MicroBatch]) -> str:
         images = [image for part, _ in parts for image in part]
         ids = [target["image_id"] for _, targets in parts for target in targets]
-        height, width = (max(image.shape[-2:][side] for image in images) for side in (0, 1))
+        height, width = (max((image.shape[side] for image in images), default=0) for side in (1, 2))
         return (
             f"out of memory in step {self.step + 1} (rank {self.ranks.rank}): {len(images)} images "
             f"of up to {height} x {width} pixels in {len(parts)} micro-batches, "

@@ -173,6 +173,19 @@ def test_out_of_memory_names_the_batch(
     assert text.count(".png") == 3 and "--accumulate" in text and "\n" not in text
 
 
+def test_out_of_memory_on_an_empty_share_is_told_as_such(scenes: Path, tmp_path: Path) -> None:
+    ranks = run_ranks(too_much_without_images, scenes, tmp_path)
+    assert ranks[1].code == 2 and "(rank 1): 0 images of up to 0 x 0" in ranks[1].output, told(
+        ranks
+    )
+
+
+def too_much_without_images(scenes: Path, out: Path) -> None:
+    if os.environ["RANK"] == "1":
+        Update.__call__ = at_call(1, Update.__call__, lambda: torch.empty(1 << 60))
+    run(scenes, out, batch_size=1)
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

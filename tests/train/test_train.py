@@ -153,7 +153,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         run(scenes, tmp_path / "cut", recipe)
     assert len(records(tmp_path / "cut")) == 3 + 1 + 1
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
-        file.write('{"epoch": 2, "st')  # killed while writing
+        file.write('{"epoch": 2, "step": 6, "stats": {"AP": 0.5}')  # cut while it was written
     scores = run(scenes, tmp_path / "cut", recipe, resume=True)
 
     assert_same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
