@@ -56,7 +56,7 @@ class Recipe:
 
 
 # What may change on the way: it changes what is done beside the steps, or how a step is shared out,
-# which changes its result by rounding alone.
+# which changes its result by rounding alone; more with BatchNorm, and `Run.resume` says so.
 FREE = {
     "accumulate",
     "max_bad_steps",

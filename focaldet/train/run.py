@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from ..checkpoint import Description, load_weights
@@ -263,12 +264,33 @@ class Run:
         self.sums |= state.get("epoch_sums", {})
         self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
         self.scale = state.get("scale", {})
-        before = state.get("processes", 1)
-        if self.ranks.main and before != self.ranks.world:
-            text = f"processes: {before} before, {self.ranks.world} now"
-            print(f"focaldet: {text}; the steps stay the same, but for rounding", file=sys.stderr)
+        if self.ranks.main:
+            self._tell_of_shares(state)
         best: float = state["best"]
         return best
+
+    def _tell_of_shares(self, state: dict[str, Any]) -> None:
+        """Says where a resumed run shares out its steps otherwise, and what comes of that."""
+        recipe = self.recipe
+        accumulated = state["identity"]["recipe"].get("accumulate", 1)
+        changed = [
+            f"{name}: {before} before, {now} now"
+            for name, before, now in (
+                ("processes", state.get("processes", 1), self.ranks.world),
+                ("accumulate", accumulated, recipe.accumulate),
+            )
+            if before != now
+        ]
+        effect = "the steps stay the same, but for rounding"
+        whole = recipe.sync_norm and accumulated == recipe.accumulate == 1
+        if self._has_batch_norm() and not whole:
+            effect = "BatchNorm normalises by other shares of the batch, so the steps differ"
+        if changed:
+            print(f"focaldet: {', '.join(changed)}; {effect}", file=sys.stderr)
+
+    def _has_batch_norm(self) -> bool:
+        """Whether a norm learns its statistics, from the images that it sees together."""
+        return any(isinstance(module, _BatchNorm) for module in self.model.modules())
 
     def _differences(self, theirs: dict[str, Any]) -> Iterator[Difference]:
         for key, have in theirs.get("data", {"images": theirs.get("images")}).items():
@@ -279,12 +301,13 @@ class Run:
     def _too_large(self, parts: list[MicroBatch]) -> str:
         images = [image for part, _ in parts for image in part]
         ids = [target["image_id"] for _, targets in parts for target in targets]
+        but = " (but for BatchNorm)" if self._has_batch_norm() else ""
         height, width = (max((image.shape[side] for image in images), default=0) for side in (1, 2))
         return (
             f"out of memory in step {self.step + 1} (rank {self.ranks.rank}): {len(images)} images "
             f"of up to {height} x {width} pixels in {len(parts)} micro-batches, "
             f"{', '.join(self.dataset.names_of(ids))}; a higher --accumulate gives the same steps "
-            "in less memory; so do, with other results, a lower --batch-size or --size, or "
+            f"in less memory{but}; so do, with other results, a lower --batch-size or --size, or "
             "--precision bfloat16"
         )
 

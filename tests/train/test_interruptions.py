@@ -43,13 +43,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    scenes: Path, out: Path, resume: bool = False, dtype: torch.dtype = torch.float32, **recipe: Any
+    scenes: Path,
+    out: Path,
+    resume: bool = False,
+    dtype: torch.dtype = torch.float32,
+    norm: str = "frozen",
+    **recipe: Any,
 ) -> dict:
     """Nine steps, in whatever processes there are."""
     torch.manual_seed(3)
     grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
     options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
-    model = RetinaNet(3, "resnet18", norm="frozen", min_size=SIZE, max_size=SIZE, **options)
+    model = RetinaNet(3, "resnet18", norm=norm, min_size=SIZE, max_size=SIZE, **options)
     train_set, val_set = (
         CocoDataset(scenes / "instances.json", scenes / "images", transform=transform)
         for transform in (train_transform(SIZE), eval_transform(SIZE))
@@ -148,7 +153,8 @@ def test_another_number_of_processes_goes_on_with_the_same_steps(
     capsys.readouterr()
     run(scenes, tmp_path / "cut", resume=True, dtype=torch.float64, optimizer="sgd", accumulate=2)
     told_of = capsys.readouterr().err
-    assert "processes: 2 before, 1 now; the steps stay the same, but for rounding" in told_of
+    changed = "processes: 2 before, 1 now, accumulate: 1 before, 2 now"
+    assert f"{changed}; the steps stay the same, but for rounding" in told_of
     whole, cut = (tensors_of(tmp_path / name) for name in ("whole", "cut"))
     for name, tensor in whole.items():
         assert (cut[name] - tensor).norm() <= 1e-12 * tensor.norm(), name
@@ -157,6 +163,30 @@ def test_another_number_of_processes_goes_on_with_the_same_steps(
 def two_steps(scenes: Path, out: Path) -> None:
     Run._step = at_call(2, Run._step, ask_to_end)
     run(scenes, out, dtype=torch.float64, optimizer="sgd")
+
+
+@pytest.mark.parametrize(
+    ("norm", "before", "now", "told_of"),
+    [
+        ("frozen", {}, {}, ""),
+        ("batch", {}, {"accumulate": 2}, "accumulate: 1 before, 2 now; BatchNorm"),
+        ("batch", {"sync_norm": True}, {"accumulate": 3}, "accumulate: 1 before, 3 now; BatchNorm"),
+    ],
+)
+def test_other_shares_of_a_batch_are_told_of(
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    norm: str,
+    before: dict,
+    now: dict,
+    told_of: str,
+) -> None:
+    run(scenes, tmp_path, norm=norm, epochs=1, **before)
+    capsys.readouterr()
+    run(scenes, tmp_path, resume=True, norm=norm, epochs=1, **before | now)
+    told = capsys.readouterr().err
+    assert told.startswith(f"focaldet: {told_of}") if told_of else not told
 
 
 def test_out_of_memory_names_the_batch(
