@@ -180,8 +180,11 @@ class Update:
             torch._foreach_copy_(self.statistics, self.before)
         # Losses that are finite and gradients that are not: the range of float16, unless it is so
         # where they are not scaled any more.
-        overflow = bad == [f"grad_norm is {norm}"] and self.scaler.get_scale() > 1
-        self.scaler.update()
+        only_gradient = bad == [f"grad_norm is {norm}"]
+        overflow = only_gradient and self.scaler.get_scale() > 1
+        # Losses are not finite whatever the scale, which a bad image an epoch would lower for ever.
+        keep = bad and not only_gradient
+        self.scaler.update(self.scaler.get_scale() if keep else None)
         return Outcome(
             **losses,
             n_foreground=int(n_foreground),

@@ -149,13 +149,15 @@ def test_a_step_without_a_finite_loss_leaves_everything_as_it_was(precision: str
     step = update(model, precision=precision, optimizer="adamw")
     step([(images, targets)], 1)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    moments = json.dumps(str(step.optimizer.state_dict()))
+    moments, scale = json.dumps(str(step.optimizer.state_dict())), step.scaler.get_scale()
     images[2] = images[2] * math.inf
     outcome = step(cut(images, targets, 2), 2)
     assert outcome.problem == "classification is nan" and outcome.own_problem
     assert not outcome.overflow
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert json.dumps(str(step.optimizer.state_dict())) == moments
+    assert step.scaler.get_scale() == scale
+    assert step([(images[:2], targets[:2])], 3).problem is None, "it goes on"
 
 
 def test_a_compiled_step_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
