@@ -15,8 +15,9 @@ class Stop:
     requested: bool = False
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        # A second one is no other question: systemd, or a shell, sends it to a whole group, and
+        # torchrun to its processes once more. Ctrl-C and SIGKILL do not ask.
         self.requested = True
-        signal.signal(number, signal.SIG_DFL)  # a second one is not a question any more
 
 
 @contextmanager
