@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..checkpoint import (
@@ -86,12 +87,16 @@ def train(
                     done = f"stopped by SIGTERM after step {loop.run.step}"
                     print(f"focaldet: {done}; --resume goes on", file=sys.stderr)
                 raise SystemExit(0)
-    if ranks.main and (train_set.skipped or val_set.skipped):
-        print(
-            f"bad images skipped: {len(train_set.skipped)} in training, "
-            f"{len(val_set.skipped)} in validation"
-        )
+    bad, bad_val = (count_skipped(data, ranks) for data in (train_set, val_set))
+    if ranks.main and bad + bad_val:
+        print(f"bad images skipped: {bad} in training, {bad_val} in validation")
     return loop.scores
+
+
+def count_skipped(dataset: DetectionDataset, ranks: Ranks) -> int:
+    """Images that any rank has met as bad ones; rank 0 is told."""
+    everyone = ranks.gather({"skipped": np.array([*dataset.skipped], np.int64)})
+    return len(np.unique(np.concatenate([rank["skipped"] for rank in everyone]))) if everyone else 0
 
 
 class _Loop:

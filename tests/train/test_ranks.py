@@ -195,6 +195,20 @@ def score(scenes: Path, out: Path) -> None:
         (out / f"{ranks.rank}.json").write_text(json.dumps(scores))
 
 
+def test_bad_images_of_all_ranks_are_counted_once(scenes: Path) -> None:
+    ranks = run_ranks(skip, scenes)
+    assert all(rank.code == 0 for rank in ranks), told(ranks)
+
+
+def skip(scenes: Path) -> None:
+    data = dataset(scenes, True)
+    with join("cpu") as ranks:
+        for index in (ranks.rank, 5):
+            data.note_skipped(index, "cut off")
+        assert loop.count_skipped(data, ranks) == (3 if ranks.main else 0)
+        assert loop.count_skipped(dataset(scenes, True), ranks) == 0
+
+
 def test_a_bad_share_is_named_by_one_voice(scenes: Path, tmp_path: Path) -> None:
     ranks = run_ranks(run_with_bad_pixels, scenes, tmp_path / "run")
     assert [rank.code for rank in ranks] == [2, 2], told(ranks)
