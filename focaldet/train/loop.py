@@ -78,7 +78,7 @@ def train(
             f"{val_set.category_ids}; give both the same ones"
         )
     ranks.first(lambda: _prepare(out, resume))
-    loop = _Loop(Run(model, train_set, recipe, ranks), val_set, out, resume)
+    loop = _Loop(Run(model, train_set, val_set, recipe, ranks), val_set, out, resume)
     with on_sigterm() as stop:
         while loop.run.epoch < recipe.epochs:
             if not loop.epoch(stop):

@@ -40,7 +40,12 @@ class Run:
     """
 
     def __init__(
-        self, model: RetinaNet, train_set: DetectionDataset, recipe: Recipe, ranks: Ranks
+        self,
+        model: RetinaNet,
+        train_set: DetectionDataset,
+        val_set: DetectionDataset,
+        recipe: Recipe,
+        ranks: Ranks,
     ) -> None:
         self.recipe: Recipe = recipe
         self.ranks: Ranks = ranks
@@ -84,6 +89,7 @@ class Run:
                 "images": len(train_set),
                 "annotations": train_set.table.digest()[:12],
                 "transform": described(train_set.transform),
+                "validation": val_set.table.digest()[:12],  # which the best AP is of
             },
             "model": model.config,
         }

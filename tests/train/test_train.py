@@ -222,6 +222,8 @@ def test_folders_and_runs_that_do_not_fit_are_refused(scenes: Path, tmp_path: Pa
     moved = CocoDataset(tmp_path / "moved.json", scenes / "images", transform=train_transform(SIZE))
     with pytest.raises(UserError, match=r"has annotations [0-9a-f]{12}; this command has annota"):
         train(tiny_model(), moved, val_set, tmp_path / "run", recipe, resume=True)
+    with pytest.raises(UserError, match=r"has validation [0-9a-f]{12}; this command has valida"):
+        train(tiny_model(), dataset(scenes, True), moved, tmp_path / "run", recipe, resume=True)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be made a folder"):
         run(scenes, tmp_path / "file", recipe)
