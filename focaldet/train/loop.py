@@ -110,6 +110,12 @@ class _Loop:
             path = run.ranks.first(lambda: load_newest(out)[-1])
             weights, description, state = load_checkpoint(path, training=True)
             self.best = run.resume(path, weights, description, state)
+            here, there = (run.epoch, run.step), run.ranks.share((run.epoch, run.step))
+            if here != there:
+                raise UserError(
+                    f"{path}: rank {run.ranks.rank} reads that of step {here[1]}, rank 0 that of "
+                    f"step {there[1]}; --out has to be one folder, which all machines see as it is"
+                )
             self.scores = description.metrics
         self.history = History(out, run.epoch, run.step) if run.ranks.main else None
         self.events: Events | None = None

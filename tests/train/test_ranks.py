@@ -16,7 +16,7 @@ import torch
 from processes import run_ranks, told
 
 from focaldet import evaluate
-from focaldet.checkpoint import LAST, load_checkpoint
+from focaldet.checkpoint import LAST, PREVIOUS, load_checkpoint
 from focaldet.data import (
     Batches,
     CocoDataset,
@@ -64,6 +64,7 @@ def run(
     dtype: torch.dtype = torch.float32,
     model: dict | None = None,
     timeout: float = TIMEOUT,
+    resume: bool = False,
     **recipe: object,
 ) -> None:
     """Twelve steps, in whatever processes there are."""
@@ -78,6 +79,7 @@ def run(
             out,
             Recipe(**settings | recipe),
             ranks=ranks,
+            resume=resume,
         )
 
 
@@ -193,6 +195,21 @@ def score(scenes: Path, out: Path) -> None:
             np.savez(out / "found.npz", **vars(found))
         scores = evaluate_model(model, dataset(scenes, False), batch_size=4, ranks=ranks)
         (out / f"{ranks.rank}.json").write_text(json.dumps(scores))
+
+
+def test_ranks_that_read_other_checkpoints_do_not_go_on(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path)
+    ranks = run_ranks(resume_from_another, scenes, tmp_path)
+    assert [rank.code for rank in ranks] == [2, 2], told(ranks)
+    text = "rank 1 reads that of step 9, rank 0 that of step 12; --out has to be one folder"
+    assert text in ranks[1].output, told(ranks)
+
+
+def resume_from_another(scenes: Path, out: Path) -> None:
+    """As a machine does that has the folder in its cache."""
+    if os.environ["RANK"] == "1":
+        loop.load_checkpoint = lambda *_, **more: load_checkpoint(out / PREVIOUS, **more)
+    run(scenes, out, resume=True)
 
 
 def test_bad_images_of_all_ranks_are_counted_once(scenes: Path) -> None:
