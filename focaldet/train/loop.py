@@ -63,8 +63,9 @@ def train(
     SystemExit raised with exit code 0.
 
     Raises `UserError` if `out` holds a run already (or none, or that of another recipe or model, to
-    resume), if the classes of the data sets differ, if memory does not suffice, and if the loss or
-    its gradient is not finite in `max_bad_steps` steps in a row, naming the images of the batch.
+    resume), if the classes of the data sets differ, if a step needs more memory than there is, and
+    if the loss or its gradient is not finite in `max_bad_steps` steps in a row, naming the images of
+    the batch.
     """
     recipe, ranks, out = recipe or Recipe(), ranks or alone(device), Path(out)
     check_evaluator(recipe.evaluator)
@@ -129,9 +130,8 @@ class _Loop:
         run, recipe, ranks = self.run, self.run.recipe, self.run.ranks
         file, self.trace = self.trace, None
         with trace(file) as after_step:
-            for record, ending in run.steps(stop):
+            for ending in run.steps(stop, self._note):
                 after_step()
-                self._note(record)
                 if ending:
                     return False
                 if recipe.save_every and not run.step % recipe.save_every:

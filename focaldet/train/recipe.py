@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .optim import OPTIMIZERS, SCHEDULES
+
 # What autocast computes in; weights stay float32 throughout.
 PRECISIONS: dict[str, torch.dtype | None] = {
     "float32": None,
@@ -41,6 +43,22 @@ class Recipe:
     evaluator: str = "pycocotools"  # one of scoring.EVALUATORS
     profile: bool = False  # write a trace of a few steps
     tensorboard: bool = False  # write events beside metrics.jsonl
+
+    def __post_init__(self) -> None:
+        counts = {"epochs", "batch_size", "accumulate", "max_bad_steps", "eval_every"}
+        for name in (*counts, "warmup", "save_every", "workers", "seed"):
+            value, least = getattr(self, name), int(name in counts)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("precision", tuple(PRECISIONS)),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
 
     @classmethod
     def differences(cls, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Difference]:

@@ -6,7 +6,7 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,9 @@ class Run:
     def steps_per_epoch(self) -> int:
         return len(self.batches)
 
-    def steps(self, stop: Stop) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Does the steps that are left of the epoch; gives the record of each, and whether to end
-        the run after it."""
+    def steps(self, stop: Stop, note: Callable[[dict[str, Any]], None]) -> Iterator[bool]:
+        """Does the steps that are left of the epoch, and notes the record of each; says whether to
+        end the run after it. `UserError` where too many in a row were bad."""
         if self.update is None:
             self.update = Update(self.model, self.optimizer, self.recipe, self.ranks)
             if self.scale:
@@ -122,9 +122,10 @@ class Run:
                 self._count(outcome, seconds)
                 bar.update(outcome.images)
                 bar.set_postfix(loss=f"{_loss(outcome):.3f}", refresh=False)
-                yield self._record(outcome, seconds, waited), outcome.stop
+                note(self._record(outcome, seconds, waited))
                 if outcome.problem and not outcome.overflow:
                     self._warn(outcome, parts)
+                yield outcome.stop
 
     def _step(self, update: Update, parts: list[MicroBatch], stop: Stop) -> Outcome:
         recipe = self.recipe

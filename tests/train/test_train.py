@@ -236,7 +236,7 @@ def test_steps_without_a_finite_loss_are_skipped_and_named_until_it_is_too_many(
     with torch.no_grad():
         model.head.classification_head.cls_logits.bias[0] = math.nan
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    recipe = Recipe(epochs=2, batch_size=2, workers=0, max_bad_steps=3)
+    recipe = Recipe(epochs=2, batch_size=2, workers=0, max_bad_steps=3, save_every=1)
     named = r"classification is nan in step %d, on the images \d+\.png, \d+\.png"
     with pytest.raises(UserError, match=named % 3 + "; .* 3 step.* lower learning rate") as info:
         train(model, dataset(scenes, True), dataset(scenes, False), tmp_path, recipe)
@@ -244,6 +244,8 @@ def test_steps_without_a_finite_loss_are_skipped_and_named_until_it_is_too_many(
     told = capsys.readouterr().err
     for step in (1, 2):
         assert re.search(f"step skipped: {named % step}\n", told)
+    state = load_checkpoint(tmp_path / LAST, training=True)[2]
+    assert state["step"] == 2, "a resumed run meets the step that ends it again"
     for name, value in model.state_dict().items():  # with the statistics of BatchNorm
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
 
@@ -273,6 +275,23 @@ def test_training_goes_on_after_a_bad_step(
     assert [e["bad_steps"] for e in epochs] == [1, 2]
     assert all(math.isfinite(e["loss"]) for e in epochs)
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"eval_every": 0}, "eval_every: expected an integer of at least 1, got 0"),
+        ({"save_every": -1}, "save_every: expected an integer of at least 0, got -1"),
+        ({"batch_size": 2.5}, "batch_size: expected an integer of at least 1, got 2.5"),
+        (
+            {"precision": "int8"},
+            "precision: expected one of float32, bfloat16, ",
+        ),
+    ],
+)
+def test_recipes_that_make_no_sense(wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Recipe(**wrong)
 
 
 def test_sets_of_other_classes_are_refused(scenes: Path, tmp_path: Path) -> None:
