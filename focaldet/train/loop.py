@@ -64,8 +64,8 @@ def train(
 
     Raises `UserError` if `out` holds a run already (or none, or that of another recipe or model, to
     resume), if the classes of the data sets differ, if a step needs more memory than there is, and
-    if the loss or its gradient is not finite in `max_bad_steps` steps in a row, naming the images of
-    the batch.
+    if the loss or its gradient is not finite in `max_bad_steps` steps in a row, naming the images
+    of the batch.
     """
     recipe, ranks, out = recipe or Recipe(), ranks or alone(device), Path(out)
     check_evaluator(recipe.evaluator)
