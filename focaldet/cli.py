@@ -129,7 +129,7 @@ def _train_as(ranks: Ranks, args: argparse.Namespace) -> None:
     )
     # What torchrun has started again goes on, if it had come to a checkpoint. Rank 0 says so: other
     # machines may see the folder as it was.
-    resume = args.resume or ranks.first(lambda: _restarted() and bool(generations(args.out)))
+    resume = args.resume or (ranks.again and ranks.first(lambda: bool(generations(args.out))))
     if args.backbone_weights and not resume:  # a resumed run has its own
         _load_body(model, args.backbone_weights)
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
@@ -137,11 +137,6 @@ def _train_as(ranks: Ranks, args: argparse.Namespace) -> None:
     if ranks.main:
         _print_scores(scores, val_set.to_coco())
         print(f"\n{args.out}: {BEST}, {LAST}, metrics.jsonl, curves.png")
-
-
-def _restarted() -> bool:
-    """Whether torchrun has started the processes of this run before."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _evaluate(args: argparse.Namespace) -> None:

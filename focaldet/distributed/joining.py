@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ..errors import EndedElsewhere, UserError
 from .environment import Place, read_environment
 from .ranks import Ranks, alone
-from .rendezvous import arrive, connect
+from .rendezvous import Meeting, arrive, connect
 from .watch import Watch
 
 # A collective operation waits as long as it takes: it is the watch that ends a run, and says why.
@@ -46,26 +46,32 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]
         return
     own = _device(place, device)
     deadline = time.monotonic() + timeout
-    prefix = f"focaldet/{place.attempt}/{next(_runs)}"
+    prefix = f"focaldet/{next(_runs)}"
     store = dist.PrefixStore(prefix, connect(place, deadline, keep=place.keeps_store))
     keeper = f"{'torchrun' if place.served else 'rank 0'} at {place.address}"
     watch = Watch(store, keeper, place.rank, place.world, timeout)
-    watch.tell()
-    arrive(store, place, deadline)
+
+    def greet(meeting: Meeting) -> None:
+        watch.store = dist.PrefixStore(meeting.name, store)
+        watch.tell()
+
+    meeting = arrive(store, place, deadline, greet)
     watch.start()
     failed = True
     try:
         with _blamed(watch, place):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
-                store=dist.PrefixStore(prefix, connect(place, deadline, keep=False)),
+                store=dist.PrefixStore(
+                    f"{prefix}/{meeting.name}", connect(place, deadline, keep=False)
+                ),
                 rank=place.rank,
                 world_size=place.world,
                 timeout=NEVER,
             )
             # Who is through before the others have found each other would leave them looking.
             dist.all_reduce(torch.zeros(1))
-            yield Ranks(place.rank, place.world, own, watch)
+            yield Ranks(place.rank, place.world, own, watch, meeting.again)
         failed = False
     finally:
         if dist.is_initialized() and not (failed and own.type == "cuda"):  # NCCL's may wait

@@ -40,12 +40,14 @@ class Ranks:
         world: the number of processes.
         device: where this process computes.
         watch: who is told of its progress; None if it is by itself.
+        again: whether torchrun has started the processes of this run before.
     """
 
     rank: int
     world: int
     device: torch.device
     watch: Progress | None = None
+    again: bool = False
 
     @property
     def main(self) -> bool:

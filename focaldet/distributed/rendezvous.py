@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore
@@ -76,24 +80,74 @@ def _await_listener(place: Place, deadline: float) -> None:
             time.sleep(0.2)
 
 
-def arrive(store: PrefixStore, place: Place, deadline: float) -> None:
-    """Until all ranks have come, which a UserError names where some have not."""
+@dataclass
+class Meeting:
+    """Of all ranks, once each time that they are started."""
+
+    name: str  # a prefix of keys that no other meeting has
+    again: bool  # the ranks of this run have been started before
+    present: list[str]  # who, by rank: each start of a process has a name of its own
+
+
+def arrive(
+    store: PrefixStore, place: Place, deadline: float, greet: Callable[[Meeting], None]
+) -> Meeting:
+    """Until all ranks have come, which a UserError names where some have not.
+
+    torchrun's store outlives the ranks, with all that was said there; and on several machines each
+    torchrun counts the restarts of its own processes alone. So rank 0 calls a meeting of those whom
+    it finds, and calls again when one of them turns out to be another one. Who is called is there:
+    `greet` gets the meeting, before the others are told.
+    """
+    own = f"{place.attempt} {uuid.uuid4().hex}"
+    ranks = range(place.world)
+    meeting = None
     try:
-        if store.add(f"came/{place.rank}", 1) > 1:
-            raise UserError(
-                f"rank {place.rank} of {place.world} has come to {place.address} twice; expected "
-                "every process of the run to have its own RANK"
-            )
-        missing = list(range(place.world))
-        while missing := [rank for rank in missing if not store.check([f"came/{rank}"])]:
+        again = store.check(["call"])
+        store.set(_came(place.rank), own)
+        while True:
+            if store.get(_came(place.rank)).decode() != own:
+                raise UserError(
+                    f"rank {place.rank} of {place.world} has come to {place.address} twice; "
+                    "expected every process of the run to have its own RANK"
+                )
+            missing = [rank for rank in ranks if not store.check([_came(rank)])]
+            if not missing and place.rank == 0:
+                _call(store, [store.get(_came(rank)).decode() for rank in ranks], again)
+            called = _called(store)
+            if called and own in called.present:
+                if called != meeting:
+                    meeting = called
+                    greet(meeting)
+                    store.set(f"{meeting.name}/{_came(place.rank)}", own)
+                missing = [r for r in ranks if not store.check([f"{called.name}/{_came(r)}"])]
+                if not missing:
+                    return called
             if time.monotonic() > deadline:
-                raise _incomplete(place, missing)
+                raise _incomplete(place, missing or [0])
             time.sleep(0.05)
     except RuntimeError as error:
         raise UserError(
             f"rank {place.rank} of {place.world}: the process that keeps the run's store, at "
             f"{place.address}, is gone; what it printed says why"
         ) from error
+
+
+def _came(rank: int) -> str:
+    return f"came/{rank}"
+
+
+def _called(store: PrefixStore) -> Meeting | None:
+    """The latest meeting, perhaps of an earlier start."""
+    return Meeting(**json.loads(store.get("call"))) if store.check(["call"]) else None
+
+
+def _call(store: PrefixStore, present: list[str], again: bool) -> None:
+    """Calls a meeting of those who are present, unless that is the latest."""
+    latest = _called(store)
+    if latest is None or latest.present != present:
+        again = again or any(not own.startswith("0 ") for own in present)
+        store.set("call", json.dumps(asdict(Meeting(uuid.uuid4().hex, again, present))))
 
 
 def _incomplete(place: Place, missing: list[int]) -> UserError:
@@ -103,5 +157,5 @@ def _incomplete(place: Place, missing: list[int]) -> UserError:
     return UserError(
         f"rank {place.rank} of {place.world}: only {place.world - len(missing)} have come to "
         f"{place.address}, not rank {names}; are they all started, with the same MASTER_ADDR, "
-        "MASTER_PORT and WORLD_SIZE, and within --timeout?"
+        "MASTER_PORT and WORLD_SIZE, each with a RANK of its own, and within --timeout?"
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from processes import free_port, run_ranks, told
+from torch.distributed import TCPStore
 
 from focaldet.distributed import join
 from focaldet.distributed.environment import read_environment
@@ -148,6 +149,34 @@ def test_a_rank_that_comes_twice_is_named() -> None:
     assert [rank.code for rank in ranks] == [2, 2, 2], told(ranks)
     assert "only 2 have come" in ranks[0].output
     assert sum("rank 1 of 3 has come to" in rank.output for rank in ranks) == 1, told(ranks)
+
+
+def start_of(counts: tuple[str, str]) -> None:
+    """One of several, of which torchrun's store keeps what was said."""
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = counts[int(os.environ["RANK"])]
+    with join("cpu", 5) as ranks:
+        assert ranks.sum(torch.ones(1)).item() == 2
+        print("again:", ranks.again, flush=True)
+        os._exit(0)  # as one that is killed: without a word
+
+
+def test_each_torchrun_counts_the_restarts_of_its_own_processes() -> None:
+    """Of two machines, the one whose process fails; the other one's are started again uncounted."""
+    port = free_port()
+    store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    place = {"MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for counts, again in [(("0", "0"), False), (("0", "1"), True), (("0", "1"), True)]:
+        ranks = run_ranks(start_of, counts, **place)
+        assert [(rank.code, rank.output) for rank in ranks] == [(0, f"again: {again}\n")] * 2, told(
+            ranks
+        )
+    del store
+
+
+def test_a_new_store_of_a_run_that_has_begun() -> None:
+    """The machine that kept it is lost; the others count."""
+    ranks = run_ranks(start_of, ("0", "1"))
+    assert [rank.output for rank in ranks] == ["again: True\n"] * 2, told(ranks)
 
 
 def twice() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import free_port
 
 SCRIPT = """
 import os, signal
@@ -41,3 +42,34 @@ def test_a_killed_rank_is_replaced(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if "attempt" in line] == ["attempt 1: 3.0"]
     assert "UserError: rank 1 is gone in step 3: killed or frozen" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_replaced_on_two_machines(tmp_path: Path) -> None:
+    """Each has a torchrun: the other one's starts its ranks again, too, and does not count that."""
+    script = tmp_path / "script.py"
+    mark = tmp_path / "killed"
+    condition = '(attempt, ranks.rank, step) == ("0", 1, 3)'
+    once = f"(ranks.rank, step) == (1, 3) and not os.path.exists({str(mark)!r})"
+    assert condition in SCRIPT
+    text = SCRIPT.replace(condition, once)
+    script.write_text(text.replace("os.kill(os", f"open({str(mark)!r}, 'w'); os.kill(os"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"]
+    place = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    machines = [
+        subprocess.Popen(
+            [*command, *place, "--rdzv-id", "run", "--max-restarts", "1", str(script)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(2)
+    ]
+    try:
+        outputs = [machine.communicate(timeout=120)[0] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], "\n---\n".join(outputs)
+    assert mark.exists() and "".join(outputs).count(": 3.0") == 1, outputs
