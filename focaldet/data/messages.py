@@ -8,6 +8,7 @@ afterwards nor room in /dev/shm, of which containers have little; and it leaves 
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
 import os
@@ -25,6 +26,10 @@ from ..errors import UserError
 ALIGNMENT = 64  # bytes: of arrays, for vector instructions
 # Smaller arrays travel inside the pickle: a label that is kept does not keep its batch's images.
 LARGE = 4096  # bytes
+TOO_MANY = (
+    "too many open files: every batch that is kept is one; expected a higher ulimit -n, or fewer "
+    "batches kept"
+)
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
@@ -60,12 +65,13 @@ def receive(end: socket.socket) -> Any:
     if not packet:
         raise EOFError("the other process has ended")
     if not descriptors:  # the kernel drops what it can't give a number
-        raise UserError(
-            "too many open files: every batch that is kept is one; expected a higher ulimit -n, "
-            "or fewer batches kept"
-        )
+        raise UserError(TOO_MANY)
     try:
         content = memoryview(mmap.mmap(descriptors[0], 0))  # lives as long as an array in it
+    except OSError as error:  # it has a descriptor of its own
+        if error.errno != errno.EMFILE:
+            raise
+        raise UserError(TOO_MANY) from error
     finally:
         os.close(descriptors[0])
     count = int.from_bytes(packet, "little")

@@ -169,15 +169,15 @@ class Workers(Generic[Task, Result]):
                     f"worker processes died {ATTEMPTS} times{at.replace('it', 'they', 1)}, the "
                     f"last {how}; with --workers 0 (in Python workers=0) this process loads them"
                 )
+        self._workers.remove(worker)  # first, for what follows may raise, a warning, too
+        self._workers.append(new := _Worker(self._work))
+        for number in numbers:
+            new.give(number, self._tasks[number])
         warnings.warn(
             f"worker process {worker.process.pid} {how}{at}; another takes its place",
             WorkerWarning,
             stacklevel=2,
         )
-        new = _Worker(self._work)
-        self._workers[self._workers.index(worker)] = new
-        for number in numbers:
-            new.give(number, self._tasks[number])
 
     def _give_up(self, message: str) -> NoReturn:
         self.close()

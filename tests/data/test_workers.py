@@ -92,7 +92,8 @@ def test_a_message_leaves_no_descriptor_open() -> None:
     assert opened() == before
 
 
-def test_too_many_open_files_is_one_line(one_line: Any) -> None:
+@pytest.mark.parametrize("free", (0, 1))  # one for the message, and one that stays
+def test_too_many_open_files_is_one_line(free: int, one_line: Any) -> None:
     ours, theirs = channel()
     send(ours, 1)
     limits, fillers = resource.getrlimit(resource.RLIMIT_NOFILE), []
@@ -102,6 +103,8 @@ def test_too_many_open_files_is_one_line(one_line: Any) -> None:
         with pytest.raises(OSError):
             while True:
                 fillers.append(os.dup(0))
+        for _ in range(free):
+            os.close(fillers.pop())
         with pytest.raises(UserError, match="ulimit -n") as caught:
             receive(theirs)
     finally:
@@ -190,6 +193,20 @@ def test_a_worker_that_dies_between_epochs_is_replaced() -> None:
         process.join()
     with pytest.warns(WorkerWarning, match="SIGKILL .as where memory runs out.; another takes"):
         assert [n for n, _ in two.map(range(5))] == [0, 1, 4, 9, 16]
+    two.close()
+
+
+def test_a_warning_that_is_raised_leaves_a_pool_that_works() -> None:
+    two = pool()
+    assert next(two.map(range(4)))[0] == 0
+    pid = next(iter(multiprocessing.active_children())).pid
+    os.kill(pid or 0, signal.SIGKILL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WorkerWarning)
+        with pytest.raises(WorkerWarning, match="another takes its place"):
+            while True:
+                list(two.map(range(4)))
+    assert [number for number, _ in two.map(range(9))] == [n * n for n in range(9)]
     two.close()
 
 
