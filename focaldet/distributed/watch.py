@@ -129,7 +129,9 @@ class Watch:
             thread.join(LAST_WORDS)
         self.record.left, self.record.error = True, error
         if not self._threads[0].is_alive():  # else it waits for the store, perhaps for ever
-            self._exchange_once(0.0)
+            last = threading.Thread(target=self._exchange_once, args=(0.0,), daemon=True)
+            last.start()
+            last.join(LAST_WORDS)
 
     def wait_for_the_others(self, seconds: float) -> None:
         """For the rank that keeps the store, after it has left: until no other one needs it, who

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -141,6 +142,22 @@ def test_a_phase_may_take_four_times_the_longest_of_the_step_before(
     assert mark(2, "backward", 50) == 80
     assert mark(3, "forward", 1) == 200
     assert mark(4, "forward", 1) == 45, "the step before alone, and the timeout at least"
+
+
+def test_a_rank_leaves_though_the_store_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keeper is frozen, since the last time that it was asked."""
+    monkeypatch.setattr("focaldet.distributed.watch.LAST_WORDS", 0.2)
+    watch = a_watch()
+    thawed = threading.Event()
+    answer = watch.store.multi_get
+    monkeypatch.setattr(watch.store, "multi_get", lambda keys: [thawed.wait(20), answer(keys)][1])
+    watch._threads = [threading.Thread() for _ in watch._threads]
+    watch.start()  # they have nothing to do
+    start = time.monotonic()
+    watch.leave()
+    assert time.monotonic() - start < 5
+    assert '"left": true' in watch.store.rows["rank/0"]  # type: ignore[attr-defined]
+    thawed.set()
 
 
 def test_a_mark_is_cheap() -> None:
