@@ -16,6 +16,7 @@ from ..errors import EndedElsewhere, UserError
 from .environment import Place, read_environment
 from .ranks import Ranks, alone
 from .rendezvous import Meeting, arrive, connect
+from .verdict import STARTING
 from .watch import Watch
 
 # A collective operation waits as long as it takes: it is the watch that ends a run, and says why.
@@ -60,6 +61,7 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]
     failed = True
     try:
         with _blamed(watch, place):
+            watch.at(None, "connecting")  # what may be in the way has no timeout of its own
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
                 store=dist.PrefixStore(
@@ -71,6 +73,10 @@ def join(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Ranks]
             )
             # Who is through before the others have found each other would leave them looking.
             dist.all_reduce(torch.zeros(1))
+            if own.type == "cuda":  # NCCL connects at its first use
+                dist.all_reduce(torch.zeros(1, device=own))
+                torch.cuda.synchronize(own)
+            watch.at(None, STARTING, patient=True)
             yield Ranks(place.rank, place.world, own, watch, meeting.again)
         failed = False
     finally:

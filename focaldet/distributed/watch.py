@@ -80,8 +80,8 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
-    def at(self, step: int | None, phase: str) -> None:
-        """See `Ranks.at`."""
+    def at(self, step: int | None, phase: str, patient: bool = False) -> None:
+        """See `Ranks.at`; `patient`: and it may take as long as it likes."""
         with self._lock:
             self._finish_phase()
             if step not in (None, self.record.step):
@@ -90,7 +90,7 @@ class Watch:
                 self.record.step, self.record.phases, self._longest = step, 0, 0.0
                 self.record.phase = ""
             self.record.phases += phase != self.record.phase
-            self.record.phase, self.record.patient = phase, False
+            self.record.phase, self.record.patient = phase, patient
 
     @contextmanager
     def patient(self, what: str) -> Iterator[None]:

@@ -120,6 +120,13 @@ def paused() -> None:
         step(ranks, 4)
 
 
+def unconnected() -> None:
+    """They have found each other, but a firewall lets nothing else through."""
+    torch.distributed.init_process_group = lambda *_, **__: time.sleep(100)
+    with join("cpu", TIMEOUT / 3):
+        pass
+
+
 Outcomes = dict[tuple[str, int], list[Ended]]
 
 
@@ -133,7 +140,8 @@ def outcomes() -> Outcomes:
         frozen = case[1] if case[0] == "frozen" else None
         return run_ranks(fault, *case, world=3, seconds=30, frozen=frozen)
 
-    cases = [*CASES, ("patience", 0), ("uneven", 0), ("slow", 0), ("paused", 0)]
+    kinds = ("patience", "uneven", "slow", "paused", "unconnected")
+    cases = [*CASES, *((kind, 0) for kind in kinds)]
     run_ranks(slow_start)
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(cases, pool.map(outcome, cases), strict=True))
@@ -193,3 +201,10 @@ def test_a_slow_step_is_no_fault_if_the_one_before_was_slow(outcomes: Outcomes) 
     ranks = outcomes["slow", 0]
     assert [rank.code for rank in ranks] == [0, 0], told(ranks)
     assert "rank 0 is still in step 3 (backward), after" in ranks[0].output
+
+
+def test_ranks_that_cannot_connect_do_not_wait_for_ever(outcomes: Outcomes) -> None:
+    ranks = outcomes["unconnected", 0]
+    assert [rank.code for rank in ranks] == [1, 1], told(ranks)
+    for rank in ranks:
+        assert "error: ranks 0, 1 hang in step 0 (connecting): no progress for 2 s" in rank.output
