@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from .verdict import Record, Seen, Verdict, failed, furthest_behind, gone, hanging
@@ -221,21 +221,24 @@ class Watch:
     def _end_process(self, verdict: Verdict) -> None:
         """Says what has happened, to the other ranks, too, and ends the process at once: its main
         thread may never come back from where it waits."""
-        if self.rank in verdict.culprits:
-            frame = sys._current_frames()[threading.main_thread().ident or 0]
-            _say(f"rank {self.rank} stands here:\n{''.join(traceback.format_stack(frame))}")
-        _say(f"error: {verdict.message}")
-        self.record.left, self.record.error = True, verdict.message
-        for round in range(READ[1] if self.rank == 0 else READ[0]):  # rank 0 may keep the store
-            time.sleep(self.tick)
-            if round >= READ[0] and all(other.record.left for other in self._others().values()):
-                break
-        sys.stdout.flush()
-        os._exit(EXIT_CODE)
+        try:
+            if self.rank in verdict.culprits:
+                frame = sys._current_frames()[threading.main_thread().ident or 0]
+                _say(f"rank {self.rank} stands here:\n{''.join(traceback.format_stack(frame))}")
+            _say(f"error: {verdict.message}")
+            self.record.left, self.record.error = True, verdict.message
+            for round in range(READ[1] if self.rank == 0 else READ[0]):  # rank 0 may keep the store
+                time.sleep(self.tick)
+                if round >= READ[0] and all(o.record.left for o in self._others().values()):
+                    break
+            sys.stdout.flush()
+        finally:
+            os._exit(EXIT_CODE)
 
 
 def _say(text: str) -> None:
-    print(f"focaldet: {text}", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # nobody may be there to read it any more
+        print(f"focaldet: {text}", file=sys.stderr, flush=True)
 
 
 def _key(rank: int) -> str:

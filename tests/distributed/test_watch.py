@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from focaldet.distributed.verdict import Record, Seen, failed, furthest_behind, gone, hanging
+from focaldet.distributed.verdict import (
+    Record,
+    Seen,
+    Verdict,
+    failed,
+    furthest_behind,
+    gone,
+    hanging,
+)
 from focaldet.distributed.watch import Watch
 
 LIMIT = 45.0
@@ -158,6 +168,22 @@ def test_a_rank_leaves_though_the_store_does_not_answer(monkeypatch: pytest.Monk
     assert time.monotonic() - start < 5
     assert '"left": true' in watch.store.rows["rank/0"]  # type: ignore[attr-defined]
     thawed.set()
+
+
+def test_a_process_ends_though_nobody_reads_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a terminal is closed: an error in the thread that judges would be a hang."""
+
+    class Closed:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+    codes: list[int] = []
+    watch = a_watch(timeout=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Closed())
+        patch.setattr(os, "_exit", codes.append)
+        watch._end_process(Verdict("rank 0 hangs", (0,)))
+    assert codes == [1] and watch.record.error == "rank 0 hangs"
 
 
 def test_a_mark_is_cheap() -> None:
