@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from processes import free_port
 
 import focaldet.cli
 from focaldet.checkpoint import Description, save_checkpoint
@@ -122,7 +123,11 @@ def test_train_evaluate_detect(run: Run, work: Path, monkeypatch: pytest.MonkeyP
     assert line.startswith(f"focaldet: {last}: not a focaldet checkpoint, or a truncated one")
     assert line.endswith(f"took {previous} instead")
     last.unlink()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # goes on, if only with the older one
+    # As torchrun starts it again: it goes on, if only with the older one.
+    place = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (place | {"TORCHELASTIC_RESTART_COUNT": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     code, out, err = run(*train_words(work, "--batch-size", 2, "--ema", 0.9))
     assert code == 0 and err.startswith(f"focaldet: {last}: no such checkpoint"), err
     after = {p: p.read_bytes() for p in (work / "set").rglob("*") if p.is_file()}
