@@ -29,7 +29,7 @@ from ..scoring import check_evaluator
 from .events import Events
 from .history import History
 from .recipe import Recipe
-from .run import Run
+from .run import Run, out_of_memory
 from .stop import Stop, on_sigterm
 from .trace import trace
 
@@ -63,9 +63,8 @@ def train(
     SystemExit raised with exit code 0.
 
     Raises `UserError` if `out` holds a run already (or none, or that of another recipe or model, to
-    resume), if the classes of the data sets differ, if a step needs more memory than there is, and
-    if the loss or its gradient is not finite in `max_bad_steps` steps in a row, naming the images
-    of the batch.
+    resume), if the classes of the data sets differ, if memory does not suffice, and if the loss or
+    its gradient is not finite in `max_bad_steps` steps in a row, naming the images of the batch.
     """
     recipe, ranks, out = recipe or Recipe(), ranks or alone(device), Path(out)
     check_evaluator(recipe.evaluator)
@@ -88,13 +87,15 @@ def train(
                     done = f"stopped by SIGTERM after step {loop.run.step}"
                     print(f"focaldet: {done}; --resume goes on", file=sys.stderr)
                 raise SystemExit(0)
-    bad, bad_val = (count_skipped(data, ranks) for data in (train_set, val_set))
+    if loop.events:
+        loop.events.close()
+    bad, bad_val = (_count_skipped(data, ranks) for data in (train_set, val_set))
     if ranks.main and bad + bad_val:
         print(f"bad images skipped: {bad} in training, {bad_val} in validation")
     return loop.scores
 
 
-def count_skipped(dataset: DetectionDataset, ranks: Ranks) -> int:
+def _count_skipped(dataset: DetectionDataset, ranks: Ranks) -> int:
     """Images that any rank has met as bad ones; rank 0 is told."""
     everyone = ranks.gather({"skipped": np.array([*dataset.skipped], np.int64)})
     return len(np.unique(np.concatenate([rank["skipped"] for rank in everyone]))) if everyone else 0
@@ -140,15 +141,7 @@ class _Loop:
         stats: dict[str, Any] = {}
         if (run.epoch + 1) % recipe.eval_every == 0 or run.epoch + 1 == recipe.epochs:
             try:
-                self.scores = evaluate_model(
-                    run.kept_model(),
-                    self.val_set,
-                    batch_size=recipe.batch_size,
-                    workers=recipe.workers,
-                    ranks=ranks,
-                    evaluator=recipe.evaluator,
-                    stop=lambda: stop.requested,
-                )
+                self.scores = self._evaluate(stop)
             except Stopped:
                 return False
             stats = {"stats": self.scores["stats"]}
@@ -157,6 +150,28 @@ class _Loop:
         record = run.close_epoch() | stats
         ranks.first(lambda: self._publish(record, improved))
         return True
+
+    def _evaluate(self, stop: Stop) -> Scores:
+        """Of the weights that are kept, on as many images at once as a micro-batch has."""
+        run, recipe = self.run, self.run.recipe
+        images = max(1, recipe.batch_size // (recipe.accumulate * run.ranks.world))
+        try:
+            return evaluate_model(
+                run.kept_model(),
+                self.val_set,
+                batch_size=images * run.ranks.world,
+                workers=recipe.workers,
+                ranks=run.ranks,
+                evaluator=recipe.evaluator,
+                stop=lambda: stop.requested,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory in the evaluation after step {run.step} (rank {run.ranks.rank}): "
+                f"{images} images at once; a higher --accumulate takes fewer"
+            ) from error
 
     def _publish(self, record: dict[str, Any], improved: bool) -> None:
         self._note(record)

@@ -141,7 +141,7 @@ class Run:
         try:
             outcome = update(parts, self.step + 1, lambda: stop.requested)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             raise UserError(self._too_large(parts)) from error
         self.step += 1
@@ -333,7 +333,7 @@ def _loss(outcome: Outcome) -> float:
     return outcome.classification + outcome.bbox_regression
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Of a GPU, or of the machine, of which torch's allocator tells by its name alone."""
     named = "DefaultCPUAllocator" in str(error)
     return named or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -218,6 +218,18 @@ def too_much_without_images(scenes: Path, out: Path) -> None:
     run(scenes, out, batch_size=1)
 
 
+def test_out_of_memory_in_the_evaluation(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much() -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(evaluate, "detect_batch", at_call(1, evaluate.detect_batch, too_much))
+    named = r"evaluation after step 3 \(rank 0\): 3 images at once; a higher --accumulate takes"
+    with pytest.raises(UserError, match=named):
+        run(scenes, tmp_path)
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

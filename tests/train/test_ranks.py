@@ -222,8 +222,8 @@ def skip(scenes: Path) -> None:
     with join("cpu") as ranks:
         for index in (ranks.rank, 5):
             data.note_skipped(index, "cut off")
-        assert loop.count_skipped(data, ranks) == (3 if ranks.main else 0)
-        assert loop.count_skipped(dataset(scenes, True), ranks) == 0
+        assert loop._count_skipped(data, ranks) == (3 if ranks.main else 0)
+        assert loop._count_skipped(dataset(scenes, True), ranks) == 0
 
 
 def test_a_bad_share_is_named_by_one_voice(scenes: Path, tmp_path: Path) -> None:
