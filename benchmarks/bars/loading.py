@@ -10,37 +10,34 @@ docs/guides/train.md. `--quick` takes little data, to see that all runs, and wri
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from focaldet.data import Batches, CocoDataset, train_transform
 
-from .. import bars
+from .. import ROOT, bars
 from ..facts import facts
 from ..report import digits, duration, in_threads, version
 from . import Result
 from .command import on_cpu
+from .loading_worker import BATCH
 
 LARGE = 30_000, 200_000  # images, boxes
 STEPS = 2_000
 PHOTOS = 256  # to decode
-BATCH = 8
 START_BAR = 5.0  # seconds
 GROWTH_BAR = 2**20  # bytes
 WORKERS = 0, 2
-
-T = TypeVar("T")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,13 +52,13 @@ def measured(rounds: int, quick: bool) -> Result:
         large = Path(name, "large.json"), Path(name, "large")
         write(*large, images, boxes, (16, 16), [16 * np.ones((16, 16, 3), np.uint8)])
         steps = min(STEPS, images // BATCH)
-        result["memory"] = {"steps": steps, "growth": afresh(growth, large, steps)}
+        result["memory"] = {"steps": steps, "growth": int(afresh("growth", large, steps))}
         print(f"a worker grew by {result['memory']['growth'] >> 10} KB", flush=True)
         result["start"] = {
             "images": images,
             "boxes": boxes,
             "bytes": large[0].stat().st_size,
-            "seconds": [afresh(starting, large) for _ in range(rounds)],
+            "seconds": [afresh("starting", large) for _ in range(rounds)],
         }
         print(f"start in {duration(min(result['start']['seconds']))}", flush=True)
         photos = Path(name, "photos.json"), Path(name, "photos")
@@ -137,41 +134,13 @@ def photo(size: tuple[int, int], seed: int) -> np.ndarray:
 # Measuring --------------------------------------------------------------------------------------
 
 
-def afresh(function: Callable[..., T], *arguments: Any) -> T:
-    """The result of a function in a process of its own, whose memory nobody has left holes in."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
-
-
-def starting(data: tuple[Path, Path]) -> float:
-    """Seconds until the first batch is planned."""
-    start = time.perf_counter()
-    Batches(CocoDataset(*data), BATCH, shuffle=True).order(0)
-    return round(time.perf_counter() - start, 4)
-
-
-def growth(data: tuple[Path, Path], steps: int) -> int:
-    """Bytes by which the worker that grows most does, from step 20 on."""
-    batches = Batches(CocoDataset(*data), BATCH, shuffle=True, workers=2)
-    before: dict[int, int] = {}
-    for step, _ in zip(range(steps), batches.epoch(0), strict=False):
-        if step == min(20, steps // 2):
-            before = {pid: own_memory(pid) for pid in children()}
-    return max(own_memory(pid) - size for pid, size in before.items())
-
-
-def children() -> list[int]:
-    return [process.pid for process in multiprocessing.active_children() if process.pid]
-
-
-def own_memory(pid: int) -> int:
-    """Bytes of a process that it shares with no other."""
-    fields = dict(
-        line.split(":", 1)
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        if line.endswith("kB")
-    )
-    return 1024 * sum(int(fields[f"Private_{kind}"].split()[0]) for kind in ("Clean", "Dirty"))
+def afresh(what: str, data: tuple[Path, Path], *more: int) -> float:
+    """A number that benchmarks.bars.loading_worker measures, in a process of its own, whose memory
+    nobody has left holes in."""
+    words = [what, *map(str, data), *map(str, more)]
+    command = [sys.executable, "-m", "benchmarks.bars.loading_worker", *words]
+    done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, check=True)
+    return float(done.stdout)
 
 
 def rates(data: tuple[Path, Path], cache: Path, rounds: int) -> dict[str, dict[str, list[float]]]:

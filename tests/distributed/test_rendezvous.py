@@ -154,7 +154,7 @@ def test_a_rank_that_comes_twice_is_named() -> None:
 def start_of(counts: tuple[str, str]) -> None:
     """One of several, of which torchrun's store keeps what was said."""
     os.environ["TORCHELASTIC_RESTART_COUNT"] = counts[int(os.environ["RANK"])]
-    with join("cpu", 5) as ranks:
+    with join("cpu", 20) as ranks:
         assert ranks.sum(torch.ones(1)).item() == 2
         print("again:", ranks.again, flush=True)
         os._exit(0)  # as one that is killed: without a word
