@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from generations import same
+from tiny_runs import without_clocks
 
 from focaldet.checkpoint import LAST, PREVIOUS, load_checkpoint, load_newest
 from focaldet.train import BEST, loop
 from focaldet.train.events import scalars
 
 EVENTS = importlib.util.find_spec("tensorboard") is not None
-CLOCKS = {"seconds", "images_per_second", "waited_for_data"}
 
 
 def check_whole(out: Path) -> None:
@@ -31,16 +31,12 @@ def check_whole(out: Path) -> None:
 def result(out: Path) -> dict[str, Any]:
     """All that a run leaves, but for times."""
     weights, description, state = load_checkpoint(out / LAST, training=True)
-    lines = (out / "metrics.jsonl").read_text().splitlines()
     return {
         "weights": weights,
         "description": description,
         "state": state,
         "best": load_checkpoint(out / BEST),
-        "metrics": [
-            {key: value for key, value in json.loads(line).items() if key not in CLOCKS}
-            for line in lines
-        ],
+        "metrics": without_clocks(out),
     }
 
 

@@ -54,22 +54,25 @@ def main(
     measured: Callable[[int, bool], Result],  # rounds, quick
     table: Callable[[Result], str],
     argv: Sequence[str] | None,
+    usual_rounds: int = ROUNDS,
+    wrong: Callable[[Result], Iterator[str]] | None = None,  # else: what is untimed
 ) -> int:
-    """The command `python -m benchmarks.bars.NAME`."""
+    """The command `python -m benchmarks.bars.NAME`. A result with which something is wrong is told
+    so, and not kept."""
     parser = argparse.ArgumentParser(f"python -m benchmarks.bars.{name}", description=doc)
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {usual_rounds}")
     parser.add_argument("--quick", action="store_true", help="tiny inputs, no result")
     args = parser.parse_args(argv)
-    result = measured(args.rounds or (2 if args.quick else ROUNDS), args.quick)
+    result = measured(args.rounds or (2 if args.quick else usual_rounds), args.quick)
     print(f"\n{table(result)}", flush=True)
-    missing = list(untimed(result))
-    for line in missing:
+    problems = list((wrong or untimed)(result))
+    for line in problems:
         print(line, file=sys.stderr)
-    if not (args.quick or missing):
+    if not (args.quick or problems):
         path = path_in(RESULTS, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(layout(result) + "\n", encoding="utf-8")
-    return int(bool(missing))
+    return int(bool(problems))
 
 
 def path_in(results: Path, name: str) -> Path:

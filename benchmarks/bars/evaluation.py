@@ -9,7 +9,6 @@ benchmarks/results/evaluation/cpu.json, which `benchmarks.tables` renders into d
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -29,7 +28,7 @@ from focaldet.scoring import EVALUATORS, Scores, check_evaluator, evaluate_detec
 
 from .. import bars
 from ..facts import facts
-from ..report import digits, duration, layout, spread
+from ..report import digits, duration, spread
 from . import Result
 from .command import on_cpu
 
@@ -41,24 +40,11 @@ WIDTH, HEIGHT = 640, 480
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m benchmarks.bars.evaluation", description=__doc__)
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {ROUNDS}")
-    parser.add_argument("--quick", action="store_true", help="few images, no result")
-    args = parser.parse_args(argv)
     try:
         check_evaluator(FAST)
     except UserError as error:
-        parser.error(str(error))
-    result = measured(args.rounds or (2 if args.quick else ROUNDS), args.quick)
-    print(f"\n{table(result)}", flush=True)
-    wrong = list(others(result))
-    for line in wrong:
-        print(line, file=sys.stderr)
-    if not (args.quick or wrong):
-        path = bars.path_in(bars.RESULTS, "evaluation")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(layout(result) + "\n", encoding="utf-8")
-    return int(bool(wrong))
+        raise SystemExit(f"benchmarks: error: {error}") from error
+    return bars.main("evaluation", __doc__, measured, table, argv, ROUNDS, others)
 
 
 # What is scored ---------------------------------------------------------------------------------

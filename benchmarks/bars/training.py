@@ -28,6 +28,7 @@ from . import Result
 from .command import on_cpu
 
 IMAGES, BATCH, SIZE = 304, 8, 320  # about as many images as BCCD has for training
+ROUNDS = 3  # of four minutes
 VALIDATION = 8  # images: evaluation is not what is timed
 SETTLING = 3  # steps
 WAYS = {"one process": 1, "two processes": 2}
@@ -35,7 +36,7 @@ BARS = {"ratio": 0.9, "waited": 0.03, "saving": 0.02}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return bars.main("training", __doc__, measured, table, argv)
+    return bars.main("training", __doc__, measured, table, argv, ROUNDS)
 
 
 # Measuring --------------------------------------------------------------------------------------

@@ -12,21 +12,17 @@ from typing import Any
 import pytest
 import torch
 from processes import run_ranks, told
+from tiny_runs import SIZE, dataset, tiny_model, without_clocks
 from torch import Tensor
 
 from focaldet import evaluate
 from focaldet.checkpoint import LAST, load_checkpoint
-from focaldet.data import CocoDataset, eval_transform, generate_scenes, train_transform
+from focaldet.data import generate_scenes
 from focaldet.distributed import join
 from focaldet.errors import UserError
-from focaldet.models import RetinaNet
-from focaldet.ops import AnchorGrid
 from focaldet.train import Recipe, train
 from focaldet.train.run import Run
 from focaldet.train.update import Update
-
-SIZE = 64
-CLOCKS = ("seconds", "images_per_second", "waited_for_data")
 
 
 @pytest.fixture(autouse=True)
@@ -51,17 +47,11 @@ def run(
     **recipe: Any,
 ) -> dict:
     """Nine steps, in whatever processes there are."""
-    torch.manual_seed(3)
-    grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
-    options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
-    model = RetinaNet(3, "resnet18", norm=norm, min_size=SIZE, max_size=SIZE, **options)
-    train_set, val_set = (
-        CocoDataset(scenes / "instances.json", scenes / "images", transform=transform)
-        for transform in (train_transform(SIZE), eval_transform(SIZE))
-    )
+    model = tiny_model(dtype, norm=norm)
+    train_set, val_set = dataset(scenes, True), dataset(scenes, False)
     settings = Recipe(**{"epochs": 3, "batch_size": 3, "workers": 0} | recipe)
     with join("cpu") as ranks:
-        return train(model.to(dtype), train_set, val_set, out, settings, ranks=ranks, resume=resume)
+        return train(model, train_set, val_set, out, settings, ranks=ranks, resume=resume)
 
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
@@ -69,11 +59,6 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     weights, _, state = load_checkpoint(folder / LAST, training=True)
     moments = state["optimizer"]["state"]
     return weights | {f"{n}/{key}": t for n, entry in moments.items() for key, t in entry.items()}
-
-
-def records(folder: Path) -> list[dict]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKS} for line in lines]
 
 
 def at_call(
@@ -129,7 +114,7 @@ def test_sigterm_saves_and_ends(
     whole, cut = (tensors_of(tmp_path / name) for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
-    assert records(tmp_path / "whole") == records(tmp_path / "cut")
+    assert without_clocks(tmp_path / "whole") == without_clocks(tmp_path / "cut")
 
 
 def test_checkpoints_within_an_epoch(
@@ -143,7 +128,7 @@ def test_checkpoints_within_an_epoch(
         run(scenes, tmp_path, save_every=2)
     assert load_checkpoint(tmp_path / LAST, training=True)[2]["step"] == 4
     run(scenes, tmp_path, resume=True)  # how often it saves may change
-    assert [r["step"] for r in records(tmp_path) if "lr" in r] == list(range(1, 10))
+    assert [r["step"] for r in without_clocks(tmp_path) if "lr" in r] == list(range(1, 10))
 
 
 def test_another_number_of_processes_goes_on_with_the_same_steps(

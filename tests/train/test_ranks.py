@@ -14,26 +14,21 @@ import numpy as np
 import pytest
 import torch
 from processes import run_ranks, told
+from tiny_runs import SIZE, dataset, records, tiny_model
 
 from focaldet import evaluate
 from focaldet.checkpoint import LAST, PREVIOUS, load_checkpoint
 from focaldet.data import (
     Batches,
-    CocoDataset,
     DetectionDataset,
-    eval_transform,
     generate_scenes,
-    train_transform,
 )
 from focaldet.distributed import ALONE, TIMEOUT, join
 from focaldet.evaluate import detect_dataset, evaluate_model
-from focaldet.models import RetinaNet
-from focaldet.ops import AnchorGrid
 from focaldet.train import Recipe, loop, train
 from focaldet.train.optim import make_optimizer
 from focaldet.train.update import Update
 
-SIZE = 64
 SHORT = 1.5  # seconds, of the watch's timeout
 IMAGES = 13  # in batches of 5: the last one has 3, and with 3 processes and 2 parts empty ones
 
@@ -43,19 +38,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "set"
     generate_scenes(folder, images=IMAGES, seed=1, size=SIZE, objects=(3, 5))
     return folder
-
-
-def dataset(scenes: Path, training: bool) -> CocoDataset:
-    transform = train_transform(SIZE) if training else eval_transform(SIZE)
-    return CocoDataset(scenes / "instances.json", scenes / "images", transform=transform)
-
-
-def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> RetinaNet:
-    torch.manual_seed(3)
-    grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
-    options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
-    sizes = {"min_size": SIZE, "max_size": SIZE}
-    return RetinaNet(3, "resnet18", **sizes | options | changes).to(dtype)
 
 
 def run(
@@ -165,10 +147,6 @@ def step_on_images_of_two_sizes() -> None:
     one, two = outcomes
     assert one.classification == pytest.approx(two.classification, rel=1e-12)
     assert one.grad_norm == pytest.approx(two.grad_norm, rel=1e-12)
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_image_is_scored_once(scenes: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import SIZE, dataset, records, tiny_model, without_clocks
 from torch import Tensor
 
 import focaldet.train.run
@@ -21,13 +22,10 @@ from focaldet.data import (
     train_transform,
 )
 from focaldet.errors import UserError
-from focaldet.models import RetinaNet, winograd
+from focaldet.models import winograd
 from focaldet.models.winograd import WinogradConv2d
-from focaldet.ops import AnchorGrid
 from focaldet.train import BEST, LAST, Recipe, train
 from focaldet.train.optim import SCHEDULES, Average, make_optimizer, schedule_factor
-
-SIZE = 64
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +41,6 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "set"
 
 
-def dataset(scenes: Path, training: bool, **options: object) -> CocoDataset:
-    transform = train_transform(SIZE) if training else eval_transform(SIZE)
-    return CocoDataset(scenes / "instances.json", scenes / "images", transform=transform, **options)
-
-
-def tiny_model(**changes: object) -> RetinaNet:
-    torch.manual_seed(3)
-    grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
-    options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
-    return RetinaNet(3, "resnet18", min_size=SIZE, max_size=SIZE, **options | changes)
-
-
 def run(scenes: Path, out: Path, recipe: Recipe, resume: bool = False, **model: object) -> dict:
     train_set, val_set = dataset(scenes, True), dataset(scenes, False)
     return train(tiny_model(**model), train_set, val_set, out, recipe, resume=resume)
@@ -68,10 +54,6 @@ def assert_same_bits(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
     assert left.keys() == right.keys()
     different = [name for name in left if not torch.equal(left[name], right[name])]
     assert not different
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 class Stop(Exception):
@@ -157,11 +139,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     scores = run(scenes, tmp_path / "cut", recipe, resume=True)
 
     assert_same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut"))
-    clock = ("seconds", "images_per_second", "waited_for_data")
-    whole, cut = (
-        [{k: v for k, v in line.items() if k not in clock} for line in records(tmp_path / name)]
-        for name in ("whole", "cut")
-    )
+    whole, cut = (without_clocks(tmp_path / name) for name in ("whole", "cut"))
     assert whole == cut
     assert load_model(tmp_path / "whole" / LAST)[1].metrics == scores
 

@@ -7,16 +7,15 @@ import math
 
 import pytest
 import torch
+from tiny_runs import SIZE
+from tiny_runs import tiny_model as untrained
 from torch import Tensor
 
 from focaldet.distributed import ALONE
 from focaldet.models import RetinaNet
-from focaldet.ops import AnchorGrid
 from focaldet.train import Recipe
 from focaldet.train.optim import make_optimizer
 from focaldet.train.update import Update
-
-SIZE = 64
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +25,7 @@ def one_thread() -> None:
 
 
 def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> RetinaNet:
-    torch.manual_seed(3)
-    grid = AnchorGrid.torchvision(sizes=[8, 16, 32, 64, 128])
-    options = {"width": 16, "fpn_channels": 16, "head_depth": 1, "anchor_grid": grid}
-    options |= {"min_size": 128, "max_size": SIZE}
-    return RetinaNet(3, "resnet18", **options | changes).to(dtype).train()
+    return untrained(dtype, **{"min_size": 128} | changes).train()
 
 
 def batch(images: int, size: int = SIZE) -> tuple[list[Tensor], list[dict]]:
