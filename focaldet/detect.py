@@ -22,6 +22,7 @@ from .plots import Box, class_colour, draw_boxes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
 BATCH = 4  # images
+SIZES = ("max_size", "min_size", "max_scale")  # of a model's config: arguments of eval_transform
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ def detect(
     out = new_folder(out)
     model.score_thresh = score_threshold
     model = for_inference(model)
-    transform = eval_transform(model.config["max_size"], model.config["min_size"])
+    transform = eval_transform(*(model.config[name] for name in SIZES))
     failures: list[str] = []
 
     def readable() -> Iterator[tuple[tuple[int, int], _Loaded]]:

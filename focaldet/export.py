@@ -104,7 +104,7 @@ def export(model: RetinaNet) -> ExportedProgram:
 def metadata(model: RetinaNet, class_names: Sequence[str] = ()) -> dict[str, object]:
     """What a caller must know to prepare images and to read labels, as JSON values."""
     config = model.config
-    names = ("image_mean", "image_std", "min_size", "max_size", "num_classes")
+    names = ("image_mean", "image_std", "min_size", "max_size", "max_scale", "num_classes")
     first = next(model.parameters())
     return {
         **{name: config[name] for name in names},

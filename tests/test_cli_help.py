@@ -7,8 +7,7 @@ import shlex
 import pytest
 
 import focaldet
-from focaldet.arguments import make_parser
-from focaldet.cli import COMMANDS, main
+from focaldet.cli import COMMANDS, main, make_parser
 
 Output = pytest.CaptureFixture[str]
 

@@ -15,6 +15,8 @@ from .table import SkippedBoxWarning, Table
 from .transforms import (
     Compose,
     HorizontalFlip,
+    RandomCrop,
+    RandomResize,
     Resize,
     ToTensor,
     VerticalFlip,
@@ -32,6 +34,8 @@ __all__ = [
     "DetectionDataset",
     "HorizontalFlip",
     "ImageError",
+    "RandomCrop",
+    "RandomResize",
     "Resize",
     "SkippedBoxWarning",
     "SkippedImageWarning",

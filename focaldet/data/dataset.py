@@ -18,7 +18,7 @@ from ..errors import DataWarning, UserError
 from .cache import PictureCache
 from .images import ImageError, inside, missing, read_image
 from .table import Table, Texts, corners_of, report_bad_boxes
-from .transforms import Resize, ToTensor, Transform, leading_resize, seeded_generator
+from .transforms import Resize, ToTensor, Transform, described, leading_resize, seeded_generator
 
 
 class SkippedImageWarning(DataWarning):
@@ -52,7 +52,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
     Args:
         table: What a reader found.
         image_folder: Where the table's file names are.
-        transform: See `focaldet.data.transforms`; None is the image as it is, as a tensor.
+        transform: See `focaldet.data.transforms`; None is the image as it is, as a tensor. Boxes
+            that it leaves without area are dropped.
         skip_bad_images: A missing, unreadable or wrongly sized image file is named in a
             `SkippedImageWarning`, listed in `skipped`, and replaced by the next readable one.
         skip_bad_boxes: Boxes without area, off the image or not finite are named in a
@@ -146,9 +147,13 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         if resize:
             boxes = resize.boxes(boxes, (width, height), picture.size)
         image, boxes = random_part(picture, boxes, generator)
+        labels = self._labels[rows].clone()
+        left = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        if not left.all():  # a crop has lost some
+            boxes, labels = boxes[left], labels[left]
         target: Target = {
             "boxes": boxes,
-            "labels": self._labels[rows].clone(),
+            "labels": labels,
             "image_id": int(self._table.image_ids[index]),
             "original_size": (height, width),
             "size": (image.shape[-2], image.shape[-1]),
@@ -168,7 +173,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
         if self.cache is None:
             return make()
-        variant = self._table.sizes[index].tolist(), resize and (resize.min_size, resize.max_size)
+        variant = self._table.sizes[index].tolist(), resize and described(resize)
         return self.cache.get(self._path(index), str(variant), make)
 
     def _path(self, index: int) -> Path:

@@ -8,6 +8,7 @@ augmented item is a function of the generator's seed, whichever worker computes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,8 +34,11 @@ def described(transform: Transform) -> str:
     if isinstance(transform, Compose):
         return ", ".join(map(described, transform.transforms))
     settings = getattr(transform, "__dict__", {}).items()
-    plain = [(key, value) for key, value in settings if isinstance(value, int | float | str)]
-    arguments = ", ".join(f"{key}={value!r}" for key, value in plain)
+    plain = [
+        (key, value) for key, value in settings if isinstance(value, int | float | str | tuple)
+    ]
+    # What is not limited is not named, as in the descriptions of earlier versions.
+    arguments = ", ".join(f"{key}={value!r}" for key, value in plain if value != math.inf)
     name = getattr(transform, "__qualname__", type(transform).__qualname__)
     return f"{name}({arguments})"
 
@@ -55,14 +59,16 @@ class Resize:
     """Scale by min(min_size / shorter side, max_size / longer side), keeping the aspect ratio.
 
     The rule of torchvision's and detectron2's detectors, except that sides are rounded, not
-    floored: so an image that was resized once is left alone by the same rule a second time.
+    floored: so an image that was resized once is left alone by the same rule a second time. With a
+    `max_scale` no image is enlarged by more than that.
     """
 
-    def __init__(self, min_size: int, max_size: int) -> None:
+    def __init__(self, min_size: int, max_size: int, max_scale: float | None = None) -> None:
         if not 0 < min_size <= max_size:
             raise ValueError(f"expected 0 < min_size <= max_size, got {min_size} and {max_size}")
         self.min_size: int = min_size
         self.max_size: int = max_size
+        self.max_scale: float = math.inf if max_scale is None else max_scale
 
     def __call__(
         self, image: Image.Image, boxes: Tensor, generator: torch.Generator
@@ -72,7 +78,9 @@ class Resize:
 
     def picture(self, image: Image.Image) -> Image.Image:
         """The image alone."""
-        scale = min(self.min_size / min(image.size), self.max_size / max(image.size))
+        scale = min(
+            self.min_size / min(image.size), self.max_size / max(image.size), self.max_scale
+        )
         width, height = (max(1, round(side * scale)) for side in image.size)
         if (width, height) == image.size:
             return image
@@ -84,6 +92,69 @@ class Resize:
         if after == before:
             return boxes
         return boxes * boxes.new_tensor([after[0] / before[0], after[1] / before[1]]).repeat(2)
+
+
+class RandomResize:
+    """`Resize` with a `min_size` drawn from several, as in multi-scale training."""
+
+    def __init__(
+        self, min_sizes: Sequence[int], max_size: int, max_scale: float | None = None
+    ) -> None:
+        if not min_sizes:
+            raise ValueError("min_sizes: expected at least one size, got none")
+        Resize(max(min_sizes), max_size)  # or it raises
+        self.min_sizes: tuple[int, ...] = tuple(min_sizes)
+        self.max_size: int = max_size
+        self.max_scale = max_scale
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, generator: torch.Generator
+    ) -> tuple[Image.Image, Tensor]:
+        choice = int(torch.randint(len(self.min_sizes), (), generator=generator))
+        resize = Resize(self.min_sizes[choice], self.max_size, self.max_scale)
+        return resize(image, boxes, generator)
+
+
+class RandomCrop:
+    """A window of `size` x `size` pixels of the image, or of all it has in a direction.
+
+    Boxes are cut at its edges. Those of which less than `least` is in it, by area, are left without
+    area, and so without an object: `DetectionDataset` drops them.
+    """
+
+    def __init__(self, size: int, least: float = 0.3) -> None:
+        if size < 1:
+            raise ValueError(f"size: expected at least 1 pixel, got {size}")
+        self.size: int = size
+        self.least: float = _probability(least)
+
+    def __call__(
+        self, image: Image.Image, boxes: Tensor, generator: torch.Generator
+    ) -> tuple[Image.Image, Tensor]:
+        width, height = (min(self.size, side) for side in image.size)
+        left, top = (
+            int(torch.randint(side - kept + 1, (), generator=generator))
+            for side, kept in zip(image.size, (width, height), strict=True)
+        )
+        window = boxes.new_tensor([left, top, left + width, top + height])
+        cut = torch.cat(
+            [boxes[:, :2].maximum(window[:2]), boxes[:, 2:].minimum(window[2:])], 1
+        ) - window[:2].repeat(2)
+        kept = _areas(cut) >= self.least * _areas(boxes)
+        cut = torch.where(kept[:, None], cut, 0.0)
+        return image.crop((left, top, left + width, top + height)), cut
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    """Of [x1, y1, x2, y2]; 0 for what is inverted."""
+    return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
+
+
+def draws_size(transform: Transform) -> bool:
+    """Whether a transform draws the size of an image, which is then to be left at it."""
+    if isinstance(transform, Compose):
+        return any(map(draws_size, transform.transforms))
+    return isinstance(transform, RandomResize | RandomCrop)
 
 
 def leading_resize(transform: Transform) -> tuple[Resize | None, Transform]:
@@ -151,10 +222,12 @@ def train_transform(
     )
 
 
-def eval_transform(size: int, shortest: int | None = None) -> Compose:
-    """Longest side to `size` pixels, or less where the shortest would be more than `shortest`;
-    tensor: nothing random."""
-    return Compose([Resize(min(size, shortest or size), size), ToTensor()])
+def eval_transform(
+    size: int, shortest: int | None = None, max_scale: float | None = None
+) -> Compose:
+    """Longest side to `size` pixels, or less where the shortest would be more than `shortest`, or
+    the image enlarged by more than `max_scale`; tensor: nothing random."""
+    return Compose([Resize(min(size, shortest or size), size, max_scale), ToTensor()])
 
 
 def _probability(p: float) -> float:

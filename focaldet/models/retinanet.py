@@ -98,7 +98,7 @@ class RetinaNet(nn.Module):
         p7_relu: whether a ReLU stands between P6 and P7, as in the paper.
         stride_in: "3x3", or "1x1" for ResNets whose bottlenecks have the stride there.
         anchor_grid: the anchors of five levels; `AnchorGrid.torchvision()` unless given.
-        min_size, max_size, image_mean, image_std: see Transform.
+        min_size, max_size, max_scale, image_mean, image_std: see Transform.
         score_thresh, topk_candidates, nms_thresh, detections_per_img: on each level the best
             `topk_candidates` scores above `score_thresh` are decoded; after NMS within each class
             the best `detections_per_img` of the image remain.
@@ -134,6 +134,7 @@ class RetinaNet(nn.Module):
         anchor_grid: AnchorGrid | None = None,
         min_size: int = 800,
         max_size: int = 1333,
+        max_scale: float | None = None,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         score_thresh: float = 0.05,
@@ -177,7 +178,7 @@ class RetinaNet(nn.Module):
         self.config = json.loads(json.dumps(arguments | {"anchor_grid": asdict(anchor_grid)}))
         self.num_classes = num_classes
         self.anchor_grid = anchor_grid
-        self.transform = Transform(min_size, max_size, image_mean, image_std)
+        self.transform = Transform(min_size, max_size, image_mean, image_std, max_scale)
         body = make_body(backbone, norm, width, stride_in)
         self.backbone = BodyWithFPN(
             body, FeaturePyramid(body.out_channels, fpn_channels, p6_from, p7_relu)

@@ -6,6 +6,7 @@ either give the same boxes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
@@ -43,18 +44,25 @@ class Transform(nn.Module):
     """Normalises, resizes, pads and batches images; packs and scales their boxes.
 
     An image is resized, bilinearly, so that its short side has `min_size` pixels, or its long side
-    `max_size` if that is less. Images are cast to the dtype of the module (`model.half()`).
+    `max_size` if that is less, but never enlarged by more than `max_scale`. Images are cast to the
+    dtype of the module (`model.half()`).
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, min_size: int, max_size: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        min_size: int,
+        max_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        max_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.min_size = min_size
         self.max_size = max_size
+        self.max_scale: float = math.inf if max_scale is None else max_scale
         # Buffers, to move with the model; not persistent, as they are settings and not weights.
         self.register_buffer(
             "mean", torch.tensor(mean, dtype=torch.float32)[:, None, None], persistent=False
@@ -70,24 +78,27 @@ class Transform(nn.Module):
         scale = min(
             self.min_size / min(height, width),
             self.max_size / max(height, width),
+            self.max_scale,
         )
         return max(1, int(height * scale)), max(1, int(width * scale))
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
         """What the batch of this image alone measures."""
-        height, width = (-(-side // STRIDE) * STRIDE for side in self.output_size(height, width))
-        return height, width
+        return whole_strides(*self.output_size(height, width))
 
-    def images(self, images: Sequence[Tensor], least: tuple[int, int] = (0, 0)) -> Images:
+    def images(
+        self, images: Sequence[Tensor], least: tuple[int, int] = (0, 0), resize: bool = True
+    ) -> Images:
         """`least`: height and width that the batch has at least, such as of one that these images
-        are a part of. Raises ValueError unless every image is a float tensor [3, H, W]."""
+        are a part of. `resize=False` leaves images at their sizes, as training does whose data set
+        draws them. Raises ValueError unless every image is a float tensor [3, H, W]."""
         if len(images) == 0:
             raise ValueError("images: expected at least one tensor [3, H, W], got none")
         for i, image in enumerate(images):
             _check_image(i, image)
         given = [tuple(image.shape[-2:]) for image in images]
-        sizes = [self.output_size(h, w) for h, w in given]
-        padded = [self.padded_size(h, w) for h, w in given]
+        sizes = [self.output_size(h, w) for h, w in given] if resize else given
+        padded = [whole_strides(h, w) for h, w in sizes]
         height, width = map(max, zip(least, *padded, strict=True))
         batch = self.mean.new_zeros(len(images), 3, height, width)
         for row, image, size in zip(batch, images, sizes, strict=True):
@@ -121,6 +132,11 @@ class Transform(nn.Module):
             counts.to(scales.device), dim=0, output_size=len(boxes)
         )
         return Targets(boxes * row_scales, labels, splits)
+
+
+def whole_strides(height: int, width: int) -> tuple[int, int]:
+    """What a batch of images of this size measures."""
+    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
 def _check_image(i: int, image: Tensor) -> None:

@@ -49,7 +49,8 @@ def train(
 ) -> Scores:
     """Trains the model and returns the scores, on `val_set`, of its last epoch.
 
-    The data sets bring their transforms with them. Into the folder `out` go `last.safetensors`
+    The data sets bring their transforms with them; where that of `train_set` draws the size of an
+    image, the model leaves it at that size. Into the folder `out` go `last.safetensors`
     (after every epoch, and within it where the recipe says so), `previous.safetensors` (the one
     before, in case that one is damaged), `best.safetensors` (by AP), `metrics.jsonl` and
     `curves.png`.

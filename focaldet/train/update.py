@@ -25,7 +25,7 @@ from ..data import Target
 from ..distributed import Ranks
 from ..models import RetinaNet
 from ..models.retinanet import Losses
-from ..models.transform import Targets
+from ..models.transform import Targets, whole_strides
 from .recipe import PRECISIONS, Recipe
 
 MicroBatch = tuple[list[Tensor], list[Target]]
@@ -52,9 +52,15 @@ class Update:
     """A call is a step. If its losses or gradient are not finite, it leaves the model as it was."""
 
     def __init__(
-        self, model: RetinaNet, optimizer: torch.optim.Optimizer, recipe: Recipe, ranks: Ranks
+        self,
+        model: RetinaNet,
+        optimizer: torch.optim.Optimizer,
+        recipe: Recipe,
+        ranks: Ranks,
+        resize: bool = True,  # as the model does; or images are left at the size they come in
     ) -> None:
         self.model: RetinaNet = model
+        self.resize: bool = resize
         self.optimizer: torch.optim.Optimizer = optimizer
         self.ranks: Ranks = ranks
         self.dtype: torch.dtype | None = PRECISIONS[recipe.precision]
@@ -113,7 +119,7 @@ class Update:
 
     def _size(self, parts: Sequence[MicroBatch]) -> tuple[int, int]:
         """Height and width of the batch of all processes."""
-        padded_size = self.model.transform.padded_size
+        padded_size = self.model.transform.padded_size if self.resize else whole_strides
         sizes = [padded_size(*image.shape[-2:]) for images, _ in parts for image in images]
         height, width = self.ranks.maximum(torch.tensor([(0, 0), *sizes]).amax(0)).tolist()
         return height, width
@@ -125,7 +131,7 @@ class Update:
         transform, device = self.model.transform, self.ranks.device
         if images:
             images = [image.to(device, non_blocking=True) for image in images]
-            batch, _, scales = transform.images(images, size)
+            batch, _, scales = transform.images(images, size, self.resize)
             truth = transform.targets(targets, scales, self.model.num_classes)
         else:
             batch, truth = _nothing(transform.mean)

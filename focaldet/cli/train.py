@@ -1,0 +1,206 @@
+"""`focaldet train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import recipes
+from ..checkpoint import generations
+from ..distributed import TIMEOUT, Ranks, join
+from ..errors import UserError
+from ..models import V2, RetinaNet
+from ..models.backbones import TIMM, TimmBody, check_backbone, published_statistics
+from ..models.losses import LOSSES
+from ..models.resnet import NORMS
+from ..recipes import DEFAULT, FLIPS, Configuration
+from ..train import BEST, LAST, PRECISIONS, Recipe, train
+from ..train.optim import OPTIMIZERS, SCHEDULES
+from ..weights import load_body
+from .common import Add, add_data, add_device, add_evaluator, dataset, device, print_scores
+from .parser import Parser, anchor, count, fraction, number, positive, seconds, size, weight
+
+SUMMARY = "train a detector on COCO JSON or Pascal VOC data"
+EXAMPLES = (
+    "focaldet train --train train.json --val val.json --images images --out runs/cells",
+    "focaldet train --voc BCCD --size 320 --epochs 12 --out runs/cells",
+    "torchrun --nproc-per-node 8 -m focaldet train --voc BCCD --out runs/cells",
+)
+
+PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {**V2}}  # arguments of RetinaNet
+
+
+def add_arguments(parser: Parser) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--recipe",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"that the arguments below change: {', '.join(recipes.names())}, or a .toml file",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, by the same command"
+    )
+    _add_data(parser.add_argument_group("data").add_argument)
+    _add_model(parser.add_argument_group("model").add_argument)
+    _add_recipe(parser.add_argument_group("training").add_argument)
+    _add_speed(parser.add_argument_group("speed and memory").add_argument)
+    _add_keeping(parser.add_argument_group("keeping").add_argument)
+    parser.set_defaults(evaluator=None)
+
+
+def _add_data(add: Add) -> None:
+    add("--train", metavar="JSON", help="training annotations, COCO")
+    add("--val", metavar="JSON", help="validation annotations, COCO")
+    add("--images", metavar="DIR", help="folder of the images")
+    add("--val-images", metavar="DIR", help="folder of the validation images, if another")
+    add("--train-split", default="train", metavar="NAME", help="with --voc")
+    add("--val-split", default="val", metavar="NAME", help="with --voc")
+    add_data(add)
+    add("--flip", choices=FLIPS, help="random flips in training")
+
+
+def _add_model(add: Add) -> None:
+    add("--preset", choices=PRESETS, help="v2: as torchvision's, GroupNorm and GIoU")
+    add("--backbone", type=_backbone, help="a ResNet, or timm/<name>")
+    add(
+        "--backbone-weights",
+        metavar="FILE",
+        help='of a classifier to start from; "download": those that timm publishes for timm/<name>',
+    )
+    add("--norm", choices=NORMS, help="of the backbone, if it is no timm/<name>")
+    add("--size", type=size, help="longest side of an image, in pixels")
+    add("--anchor-size", type=anchor, help="of the smallest anchors, in pixels")
+    add("--loss", choices=LOSSES, help="of the classification")
+    add("--alpha", type=weight, help="weight of the foreground in the loss")
+    add("--gamma", type=number, help="focusing exponent of the focal loss")
+
+
+def _add_recipe(add: Add) -> None:
+    add("--epochs", type=positive, help="passes over the training data")
+    add("--batch-size", type=positive, help="of a step, in all")
+    add("--optimizer", choices=OPTIMIZERS, help="with SGD, momentum 0.9")
+    add("--lr", type=number, help="peak learning rate; adamw: 5e-4; sgd: 0.01 for 16 images")
+    add("--weight-decay", type=number, help="not of norms and biases; adamw: 0.01; sgd: 1e-4")
+    add("--schedule", choices=SCHEDULES, help="of the learning rate")
+    add("--warmup", type=count, help="steps; onecycle has its own")
+    add("--clip-norm", type=number, help="of the gradient; 0: none")
+    add("--ema", type=fraction, help="decay of averaged weights; 0: none")
+    add("--sync-norm", action="store_true", help="BatchNorm over the images of all processes")
+    add("--seed", type=count, help="of weights, order and flips")
+
+
+def _add_speed(add: Add) -> None:
+    add("--precision", choices=PRECISIONS, help="half types: autocast")
+    add("--accumulate", type=positive, help="micro-batches in a step")
+    add("--compile", action="store_true", help="the losses, from images on, by torch.compile")
+    add("--workers", type=count, help="processes that load images")
+    add_device(add)
+
+
+def _add_keeping(add: Add) -> None:
+    add("--eval-every", type=positive, help="epochs")
+    add(
+        "--save-every",
+        type=count,
+        metavar="STEPS",
+        help="between checkpoints within an epoch; 0: after epochs alone",
+    )
+    add(
+        "--max-bad-steps",
+        type=positive,
+        help="in a row that have no finite loss, before training stops",
+    )
+    add_evaluator(add)
+    add("--tensorboard", action="store_true", help="events, too (focaldet[tensorboard])")
+    add("--profile", action="store_true", help="write trace.json, of a few steps")
+    add(
+        "--timeout",
+        type=seconds,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help="without progress of a process that others wait for (torchrun)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    if not args.voc and not (args.train and args.val and args.images):
+        raise UserError("expected --train, --val and --images, or --voc")
+    with join(args.device and device(args.device), args.timeout) as ranks:
+        _run_as(ranks, args)
+
+
+def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
+    """What each process of a run does, by the same arguments."""
+    setup = configuration(args)
+    train_set = dataset(args, args.train, args.images, args.train_split, setup.train_transform())
+    val_set = dataset(
+        args, args.val, args.val_images or args.images, args.val_split, setup.eval_transform()
+    )
+    recipe = setup.make_recipe()
+    torch.manual_seed(recipe.seed)
+    model = setup.make_model(train_set.num_classes)
+    # What torchrun has started again goes on, if it had come to a checkpoint. Rank 0 says so: other
+    # machines may see the folder as it was.
+    resume = args.resume or (ranks.again and ranks.first(lambda: bool(generations(args.out))))
+    if args.backbone_weights and not resume:  # a resumed run has its own
+        _load_body(model, args.backbone_weights)
+    scores = train(model, train_set, val_set, args.out, recipe, ranks=ranks, resume=resume)
+    if ranks.main:
+        print_scores(scores, val_set.to_coco())
+        print(f"\n{args.out}: {BEST}, {LAST}, metrics.jsonl, curves.png")
+
+
+def configuration(args: argparse.Namespace) -> Configuration:
+    """The recipe, with what the arguments change of it."""
+    given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
+
+    def some(names: Sequence[str]) -> dict[str, Any]:
+        return {name: given[name] for name in names if name in given}
+
+    setup = recipes.load(args.recipe)
+    model = PRESETS[args.preset or "v1"] | some(("backbone", "norm", "loss", "alpha", "gamma"))
+    if args.size:
+        model |= {"min_size": args.size, "max_size": args.size}
+        data = {key: value for key, value in setup.data.items() if key == "flip"}
+        setup = dataclasses.replace(setup, data=data)
+    if args.anchor_size:
+        sizes = [args.anchor_size * 2**level for level in range(5)]
+        setup = dataclasses.replace(setup, anchors={"convention": "torchvision", "sizes": sizes})
+    setup = setup.with_(
+        model=model,
+        data=some(("flip",)),
+        train=some([f.name for f in dataclasses.fields(Recipe)]),
+    )
+    return setup.with_(model=_statistics(setup.model["backbone"], args.backbone_weights))
+
+
+def _statistics(backbone: str, weights: str | None) -> dict[str, Any]:
+    """Of the images, as the weights that the backbone begins with expect."""
+    if not (weights and backbone.startswith(TIMM)):
+        return {}
+    mean, std = published_statistics(backbone)
+    return {"image_mean": mean, "image_std": std}
+
+
+def _load_body(model: RetinaNet, weights: str) -> None:
+    if weights != "download":
+        load_body(model, weights)
+    elif isinstance(model.backbone.body, TimmBody):
+        model.backbone.body.load()
+    else:
+        raise UserError(
+            "--backbone-weights download: for timm/<name> only; for a ResNet name a file of "
+            "torchvision's weights"
+        )
+
+
+def _backbone(text: str) -> str:
+    try:
+        return check_backbone(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
