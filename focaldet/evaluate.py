@@ -14,7 +14,15 @@ from .distributed import ALONE, Ranks
 from .errors import UserError
 from .found import Found
 from .models import RetinaNet, for_inference
-from .scoring import STATS, Scores, check_evaluator, evaluate_detections, table
+from .scoring import (
+    MAX_DETECTIONS,
+    STATS,
+    Scores,
+    check_evaluator,
+    evaluate_detections,
+    table,
+    up_to,
+)
 
 __all__ = [
     "STATS",
@@ -40,21 +48,27 @@ def evaluate_model(
     workers: int = 0,
     evaluator: str = "pycocotools",
     *,
+    max_detections: int = MAX_DETECTIONS[-1],
     ranks: Ranks = ALONE,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Scores a model, left in eval mode, on a data set whose transform is an `eval_transform`.
 
     `category_ids`: the category in the data set of each of the model's labels; the data set's own
-    order unless given. `evaluator`: see `evaluate_detections`. `ranks` divide the images of each
-    batch among them, every image goes to one of them, and all get the scores. Raises `Stopped`
-    where `stop` says so, on any of them, before the last image.
+    order unless given. `evaluator`: see `evaluate_detections`. `max_detections`: boxes of an image
+    that are scored. `ranks` divide the images of each batch among them, every image goes to one of
+    them, and all get the scores. Raises `Stopped` where `stop` says so, on any of them, before the
+    last image.
     """
     check_evaluator(evaluator)  # before the model runs
     found = detect_dataset(
         model, dataset, category_ids, batch_size, workers, ranks=ranks, stop=stop
     )
-    return ranks.first(lambda: evaluate_detections(dataset.to_coco(), found, evaluator=evaluator))
+    return ranks.first(
+        lambda: evaluate_detections(
+            dataset.to_coco(), found, evaluator=evaluator, max_detections=up_to(max_detections)
+        )
+    )
 
 
 def detect_dataset(

@@ -87,6 +87,11 @@ def evaluate_detections(
     }
 
 
+def up_to(most: int) -> list[int]:
+    """MAX_DETECTIONS with another number in place of the last; those above it left out."""
+    return [*(number for number in MAX_DETECTIONS[:-1] if number < most), most]
+
+
 def check_evaluator(name: str) -> None:
     """Raises `UserError` for an evaluator that is unknown or not installed."""
     if name not in EVALUATORS:

@@ -44,7 +44,7 @@ def test_every_help_ends_with_examples_that_are_accepted(
 def test_every_command_is_in_the_help(capsys: Output) -> None:
     text = help_of(capsys)
     for name in COMMANDS:
-        assert f"\n    {name} " in text
+        assert f"\n    {name}" in text
 
 
 def test_no_command_prints_the_help(capsys: Output) -> None:

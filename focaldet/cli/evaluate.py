@@ -13,6 +13,7 @@ from ..detect import SIZES
 from ..errors import UserError
 from ..evaluate import evaluate_detections, evaluate_model, match_categories
 from ..files import read_json, write_atomically
+from ..scoring import MAX_DETECTIONS, up_to
 from .common import add_data, add_device, add_evaluator, dataset, device, print_scores
 from .parser import Parser, count, positive
 
@@ -33,6 +34,12 @@ def add_arguments(parser: Parser) -> None:
     add_data(add)
     add("--json", metavar="FILE", help="write the scores here too")
     add_evaluator(add)
+    add(
+        "--max-detections",
+        type=positive,
+        default=MAX_DETECTIONS[-1],
+        help="boxes of an image that are scored",
+    )
     add("--batch-size", type=positive, default=8, help="images in a step")
     add("--workers", type=count, default=2, help="processes that load images")
     add_device(add)
@@ -50,14 +57,26 @@ def run(args: argparse.Namespace) -> None:
         read_coco(args.data)  # names the first entry that is ill-formed
         ground_truth = read_json(args.data)
         scores = evaluate_detections(
-            ground_truth, read_json(args.detections), args.detections, args.evaluator
+            ground_truth,
+            read_json(args.detections),
+            args.detections,
+            args.evaluator,
+            up_to(args.max_detections),
         )
     else:
         model, description = load_model(args.weights, device(args.device))
         transform = eval_transform(*(model.config[name] for name in SIZES))
         truth = dataset(args, args.data, args.images, args.split, transform)
         ids = match_categories(description.class_names, truth, args.weights)
-        scores = evaluate_model(model, truth, ids, args.batch_size, args.workers, args.evaluator)
+        scores = evaluate_model(
+            model,
+            truth,
+            ids,
+            args.batch_size,
+            args.workers,
+            args.evaluator,
+            max_detections=args.max_detections,
+        )
         ground_truth = truth.to_coco()
     print_scores(scores, ground_truth)
     if args.json:

@@ -115,6 +115,7 @@ def _add_keeping(add: Add) -> None:
         type=positive,
         help="in a row that have no finite loss, before training stops",
     )
+    add("--max-detections", type=positive, help="boxes of an image that are scored")
     add_evaluator(add)
     add("--tensorboard", action="store_true", help="events, too (focaldet[tensorboard])")
     add("--profile", action="store_true", help="write trace.json, of a few steps")

@@ -77,6 +77,10 @@ class Configuration:
         changed: dict[str, Any] = {n: {**getattr(self, n), **t} for n, t in tables.items()}
         return replace(self, **changed)
 
+    def tables(self) -> dict[str, Table]:
+        """What decides on the outcome."""
+        return {name: getattr(self, name) for name in ("model", "anchors", "data", "train")}
+
     def make_model(self, num_classes: int) -> RetinaNet:
         """Raises `UserError` for values that the model does not take."""
         arguments = dict(self.anchors)

@@ -164,6 +164,7 @@ class _Loop:
                 workers=recipe.workers,
                 ranks=run.ranks,
                 evaluator=recipe.evaluator,
+                max_detections=recipe.max_detections,
                 stop=lambda: stop.requested,
             )
         except (RuntimeError, MemoryError) as error:

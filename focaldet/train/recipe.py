@@ -40,12 +40,20 @@ class Recipe:
     save_every: int = 0  # steps between checkpoints within an epoch; 0: after epochs alone
     eval_every: int = 1  # epochs; the last epoch always is
     workers: int = 2  # processes that load images, for training and as many for evaluation
+    max_detections: int = 100  # boxes of an image that are scored; COCO's number
     evaluator: str = "pycocotools"  # one of scoring.EVALUATORS
     profile: bool = False  # write a trace of a few steps
     tensorboard: bool = False  # write events beside metrics.jsonl
 
     def __post_init__(self) -> None:
-        counts = {"epochs", "batch_size", "accumulate", "max_bad_steps", "eval_every"}
+        counts = {
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "max_bad_steps",
+            "eval_every",
+            "max_detections",
+        }
         for name in (*counts, "warmup", "save_every", "workers", "seed"):
             value, least = getattr(self, name), int(name in counts)
             if not isinstance(value, int) or value < least:
