@@ -53,18 +53,24 @@ def own_memory(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
+def in_its_own_process(*words: object, cwd: Path) -> list[int]:
+    """What this file prints, run with these words: of all that a test run has loaded, workers copy
+    what they, or the collector, look at."""
+    command = [sys.executable, __file__, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    growth: list[int] = json.loads(done.stdout)
+    return growth
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
 @pytest.mark.parametrize("steps", [200, pytest.param(2000, marks=pytest.mark.slow)])
 def test_workers_do_not_grow(steps: int, many: CocoDataset) -> None:
-    # In a process of its own: of all that a test run has loaded, workers copy what they look at.
-    command = [sys.executable, __file__, str(many.image_folder), str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=many.image_folder)
-    assert done.returncode == 0, done.stderr
-    growth = json.loads(done.stdout)
+    growth = in_its_own_process(many.image_folder, steps, cwd=many.image_folder)
     assert len(growth) == 2 and max(growth) < BOUND, growth
 
 
-def print_growth(folder: Path, steps: int) -> None:
+def of_steps(folder: Path, steps: int) -> list[int]:
     """Bytes by which each worker grows from step 20 on."""
     many = CocoDataset(folder / "instances.json", folder)
     batches, before = Batches(many, 8, shuffle=True, workers=2), dict[int, int]()
@@ -72,11 +78,17 @@ def print_growth(folder: Path, steps: int) -> None:
         if step == 20:
             workers = multiprocessing.active_children()
             before = {process.pid: own_memory(process.pid) for process in workers}
-    print(json.dumps([own_memory(pid) - size for pid, size in before.items()]))
+    return [own_memory(pid) - size for pid, size in before.items()]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux only")
-def test_the_collector_copies_nothing() -> None:
+def test_the_collector_copies_nothing(tmp_path: Path) -> None:
+    (growth,) = in_its_own_process(cwd=tmp_path)
+    assert growth < BOUND
+
+
+def of_a_collection() -> list[int]:
+    """Bytes by which a worker grows when Python's collector runs in it."""
     shared = [[] for _ in range(10**5)]  # 56 bytes each, with a mark of the collector's in each
 
     def collected(_: int) -> int:
@@ -84,9 +96,11 @@ def test_the_collector_copies_nothing() -> None:
         gc.collect()
         return own_memory(os.getpid()) - before
 
-    (growth,) = Workers(collected, 1, str, 60).map([0])
-    assert len(shared) == 10**5 and growth < BOUND
+    growth = Workers(collected, 1, str, 60).map([0])
+    assert len(shared) == 10**5
+    return list(growth)
 
 
 if __name__ == "__main__":
-    print_growth(Path(sys.argv[1]), int(sys.argv[2]))
+    given = sys.argv[1:]
+    print(json.dumps(of_steps(Path(given[0]), int(given[1])) if given else of_a_collection()))
