@@ -57,6 +57,7 @@ def run_experiment(
     file = out / experiment.name / RESULTS
     file.parent.mkdir(parents=True, exist_ok=True)
     described = _describe_data(open_split, setup)
+    note(_in_words(described))
     for number, (row, seed) in enumerate(todo, start=1):
         configuration = _changed(setup, row, seed)
         folder = out / RUNS / _name(row, configuration, described, seed)
@@ -112,6 +113,16 @@ def _describe_data(open_split: OpenSplit, setup: Configuration) -> dict[str, Any
         "boxes": {split: len(data.table.boxes) for split, data in sets.items()},
         "digest": digest[:12],
     }
+
+
+def _in_words(described: Mapping[str, Any]) -> str:
+    images, boxes, classes = (described[key] for key in ("images", "boxes", "classes"))
+    named = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
+    return (
+        f"{images['train']} images with {boxes['train']} boxes to train, {images['val']} with "
+        f"{boxes['val']} to validate, {named}: {', '.join(classes[:5])}"
+        + (", ..." if len(classes) > 5 else "")
+    )
 
 
 def _changed(setup: Configuration, row: Row, seed: int) -> Configuration:
