@@ -18,6 +18,7 @@ from .errors import UserError
 from .files import new_folder, write_atomically
 from .found import Found
 from .models import Detection, RetinaNet, for_inference
+from .models.transform import whole_strides
 from .plots import Box, class_colour, draw_boxes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
@@ -35,7 +36,9 @@ def detect_batch(
 ) -> list[Detection]:
     """Boxes in pixels of the original images, scores and labels of each image, on the CPU."""
     device = next(model.parameters()).device
-    found: list[Detection] = model([image.to(device, non_blocking=True) for image in images])
+    on_device = [image.to(device, non_blocking=True) for image in images]
+    # How far they may be enlarged was a question of their original size.
+    found: list[Detection] = model(on_device, resize=model.config["max_scale"] is None)
     results: list[Detection] = []
     for image, (height, width), detections in zip(images, original_sizes, found, strict=True):
         ratio = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
@@ -80,11 +83,8 @@ def detect(
                 failures.append(str(error))
                 continue
             image, _ = transform(picture, torch.zeros(0, 4), torch.Generator())
-            height, width = image.shape[-2:]
-            yield (
-                model.transform.padded_size(height, width),
-                _Loaded(number, file, name, picture, image),
-            )
+            padded = whole_strides(*image.shape[-2:])
+            yield padded, _Loaded(number, file, name, picture, image)
 
     records: dict[int, dict[str, Any]] = {}
     for group in alike(readable(), batch):

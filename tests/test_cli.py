@@ -16,9 +16,12 @@ from PIL import Image
 from processes import free_port
 
 import focaldet.cli
+from focaldet import recipes
 from focaldet.checkpoint import Description, save_checkpoint
+from focaldet.cli.train import configuration
 from focaldet.data import generate_scenes
 from focaldet.models import RetinaNet
+from focaldet.train import Recipe
 
 SIZE = 64
 Run = Callable[..., tuple[int, str, str]]
@@ -29,7 +32,7 @@ def small_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands train a model of this size: seconds, not minutes, and no large files."""
     torch.set_num_threads(1)
     small = functools.partial(RetinaNet, width=16, fpn_channels=16, head_depth=1)
-    monkeypatch.setattr(focaldet.cli, "RetinaNet", small)
+    monkeypatch.setattr("focaldet.recipes.RetinaNet", small)
 
 
 @pytest.fixture
@@ -177,10 +180,10 @@ def test_env_reports(run: Run) -> None:
     assert torch.__version__ in out
 
 
-def test_defaults_are_the_recipe() -> None:
+def test_without_arguments_it_is_the_default_recipe() -> None:
     arguments = focaldet.cli.make_parser().parse_args(["train", "--out", "run"])
-    recipe = focaldet.cli.Recipe()
-    assert {name: getattr(arguments, name) for name in vars(recipe)} == vars(recipe)
+    assert configuration(arguments) == recipes.load(recipes.DEFAULT)
+    assert configuration(arguments).make_recipe() == Recipe()
 
 
 @pytest.mark.parametrize(
@@ -298,7 +301,7 @@ def test_ctrl_c_ends_quietly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(focaldet.cli.COMMANDS, "env", interrupt)
+    monkeypatch.setattr(focaldet.cli.COMMANDS["env"], "run", interrupt)
     code, _, err = run("env")
     assert (code, err) == (130, "focaldet: interrupted\n")
 
@@ -309,7 +312,7 @@ def test_a_full_disk_is_one_line(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device", "run/last.safetensors")
 
-    monkeypatch.setitem(focaldet.cli.COMMANDS, "env", fail)
+    monkeypatch.setattr(focaldet.cli.COMMANDS["env"], "run", fail)
     assert "No space left on device: 'run/last.safetensors'" in refused("env")
 
 

@@ -238,6 +238,6 @@ def test_the_command(
     assert main([*words, str(tmp_path / "model.onnx")]) == 2
     assert "expected a file name that ends with .pt2" in capsys.readouterr().err
     packed = []
-    monkeypatch.setattr("focaldet.cli.package", lambda *given: packed.append(given))
+    monkeypatch.setattr("focaldet.cli.export.package", lambda *given: packed.append(given))
     assert main([*words, str(out)]) == 0
     assert packed[0][1:] == (str(out), metadata(model, names))

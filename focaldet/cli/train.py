@@ -40,17 +40,37 @@ def add_arguments(parser: Parser) -> None:
         "--recipe",
         default=DEFAULT,
         metavar="NAME",
-        help=f"that the arguments below change: {', '.join(recipes.names())}, or a .toml file",
+        help="what the arguments below change; see `focaldet recipes`, or a .toml file of your own",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, by the same command"
     )
-    _add_data(parser.add_argument_group("data").add_argument)
-    _add_model(parser.add_argument_group("model").add_argument)
-    _add_recipe(parser.add_argument_group("training").add_argument)
-    _add_speed(parser.add_argument_group("speed and memory").add_argument)
-    _add_keeping(parser.add_argument_group("keeping").add_argument)
+    for title, add_group in {
+        "data": _add_data,
+        "model": _add_model,
+        "training": _add_training,
+        "speed and memory": _add_speed,
+        "keeping": _add_keeping,
+    }.items():
+        add_group(parser.add_argument_group(title).add_argument)
     parser.set_defaults(evaluator=None)
+    _tell_defaults(parser)
+
+
+def _tell_defaults(parser: Parser) -> None:
+    """An argument that is not given is the recipe's: the help tells those of the default one."""
+    setup = recipes.load(DEFAULT)
+    values = {
+        **setup.model_arguments(),
+        **setup.make_recipe().as_dict(),
+        "flip": setup.flip,
+        "size": setup.model["max_size"],
+        "anchor_size": setup.anchors["sizes"][0],
+    }
+    for action in parser._actions:
+        value = values.get(action.dest)
+        if action.default is None and value is not None:
+            action.help = f"{action.help} ({DEFAULT}: {value})"
 
 
 def _add_data(add: Add) -> None:
@@ -80,7 +100,7 @@ def _add_model(add: Add) -> None:
     add("--gamma", type=number, help="focusing exponent of the focal loss")
 
 
-def _add_recipe(add: Add) -> None:
+def _add_training(add: Add) -> None:
     add("--epochs", type=positive, help="passes over the training data")
     add("--batch-size", type=positive, help="of a step, in all")
     add("--optimizer", choices=OPTIMIZERS, help="with SGD, momentum 0.9")

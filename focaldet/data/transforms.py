@@ -33,6 +33,8 @@ def described(transform: Transform) -> str:
     """What a transform does, as text that is the same in every process."""
     if isinstance(transform, Compose):
         return ", ".join(map(described, transform.transforms))
+    if isinstance(transform, RandomResize):
+        return f"RandomResize({', '.join(map(described, transform.choices))})"
     settings = getattr(transform, "__dict__", {}).items()
     plain = [
         (key, value) for key, value in settings if isinstance(value, int | float | str | tuple)
@@ -66,6 +68,8 @@ class Resize:
     def __init__(self, min_size: int, max_size: int, max_scale: float | None = None) -> None:
         if not 0 < min_size <= max_size:
             raise ValueError(f"expected 0 < min_size <= max_size, got {min_size} and {max_size}")
+        if max_scale is not None and not max_scale > 0:
+            raise ValueError(f"max_scale: expected a number above 0, got {max_scale}")
         self.min_size: int = min_size
         self.max_size: int = max_size
         self.max_scale: float = math.inf if max_scale is None else max_scale
@@ -95,24 +99,18 @@ class Resize:
 
 
 class RandomResize:
-    """`Resize` with a `min_size` drawn from several, as in multi-scale training."""
+    """One of several `Resize`, drawn for each image: multi-scale training."""
 
-    def __init__(
-        self, min_sizes: Sequence[int], max_size: int, max_scale: float | None = None
-    ) -> None:
-        if not min_sizes:
-            raise ValueError("min_sizes: expected at least one size, got none")
-        Resize(max(min_sizes), max_size)  # or it raises
-        self.min_sizes: tuple[int, ...] = tuple(min_sizes)
-        self.max_size: int = max_size
-        self.max_scale = max_scale
+    def __init__(self, choices: Sequence[Resize]) -> None:
+        if not choices:
+            raise ValueError("expected at least one size to draw from, got none")
+        self.choices: tuple[Resize, ...] = tuple(choices)
 
     def __call__(
         self, image: Image.Image, boxes: Tensor, generator: torch.Generator
     ) -> tuple[Image.Image, Tensor]:
-        choice = int(torch.randint(len(self.min_sizes), (), generator=generator))
-        resize = Resize(self.min_sizes[choice], self.max_size, self.max_scale)
-        return resize(image, boxes, generator)
+        choice = int(torch.randint(len(self.choices), (), generator=generator))
+        return self.choices[choice](image, boxes, generator)
 
 
 class RandomCrop:
@@ -150,10 +148,13 @@ def _areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1)
 
 
-def draws_size(transform: Transform) -> bool:
-    """Whether a transform draws the size of an image, which is then to be left at it."""
+def settles_size(transform: Transform) -> bool:
+    """Whether images are to be left at the size that a transform gives them: it draws the size, or
+    limits how far it enlarges, by what only the original size can tell."""
     if isinstance(transform, Compose):
-        return any(map(draws_size, transform.transforms))
+        return any(map(settles_size, transform.transforms))
+    if isinstance(transform, Resize):
+        return transform.max_scale < math.inf
     return isinstance(transform, RandomResize | RandomCrop)
 
 

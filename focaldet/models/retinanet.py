@@ -76,6 +76,7 @@ class RetinaNet(nn.Module):
     `model(images)` gives a dict of boxes, scores and labels for each image. Images are floating
     tensors [3, H, W] in [0, 1], of any sizes; a target is a dict of boxes, floating [n, 4]
     (x1, y1, x2, y2 in pixels of its image), and labels, int64 [n]. Other input raises ValueError.
+    With `resize=False` images are taken at the sizes they have.
 
     `features`, `loss` and `detect` are the same on batched tensors: no lists of dicts, nothing that
     depends on the data's values. They compile whole, and a CUDA graph may capture them. In eager
@@ -278,8 +279,9 @@ class RetinaNet(nn.Module):
         self,
         images: Sequence[Tensor],
         targets: Sequence[GroundTruth | dict[str, Tensor]] | None = None,
+        resize: bool = True,
     ) -> LossDict | list[Detection]:
-        batch, sizes, scales = self.transform.images(images)
+        batch, sizes, scales = self.transform.images(images, resize=resize)
         if self.training:
             if targets is None:
                 raise ValueError("targets: expected one per image in training mode, got None")

@@ -1,11 +1,13 @@
 """Recipes: what to train, and how, as small files (TOML) that ship with the package.
 
-A file has a line `about`, and the tables
+A file has a line `about`, may have a line `base`, the recipe whose values it has where it gives no
+others (a name, or a .toml file beside it), and the tables
 
 - model: arguments of `focaldet.models.RetinaNet`, but for its classes and its anchors;
 - anchors: `convention`, one of CONVENTIONS, and its arguments (see `focaldet.AnchorGrid`);
-- data: `flip`, one of FLIPS; and where training draws the size of its images, `min_sizes`, from
-  which it draws what the model has one of, and `crop`, the side of a random window in pixels;
+- data: of training: `flip`, one of FLIPS; `min_sizes`, of which each image draws one in place of
+  the model's, or `scales`, of which it draws one that all limits of its size are multiplied by; and
+  `crop`, the side of a random window in pixels;
 - train: fields of `focaldet.train.Recipe`;
 - expected: what somebody got with it, on which data, and where that is written; for people alone.
 """
@@ -13,8 +15,8 @@ A file has a line `about`, and the tables
 from __future__ import annotations
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,13 +28,12 @@ from ..errors import UserError
 from ..models import RetinaNet
 from ..ops import AnchorGrid
 from ..train import Recipe
+from .files import find, names, read
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["CONVENTIONS", "DEFAULT", "FLIPS", "Configuration", "find", "load", "names"]
 
-DEFAULT = "small"
+DEFAULT = "small"  # the recipe of `focaldet train`
+CONVENTION = "torchvision"  # of anchors
 FLIPS = {"both": (0.5, 0.5), "horizontal": (0.5, 0.0), "none": (0.0, 0.0)}  # horizontal, vertical
 CONVENTIONS: dict[str, Callable[..., AnchorGrid]] = {
     "paper": AnchorGrid.paper,
@@ -41,12 +42,25 @@ CONVENTIONS: dict[str, Callable[..., AnchorGrid]] = {
     "mmdetection": AnchorGrid.mmdetection,
 }
 
+# The entries of the table data, with values such as they have.
+DATA = {"flip": "both", "min_sizes": [640, 800], "scales": [0.8, 1.25], "crop": 512}
+
 Table = Mapping[str, Any]
+# What a value may be, by the type of the usual one; of one that is None, anything.
+_KINDS: dict[type, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    list: (list, tuple),
+    tuple: (list, tuple),
+}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A recipe that was read: the tables of its file. See the module."""
+    """A recipe that was read: the tables of its file, see the module. `UserError` for an entry that
+    is unknown, or whose value is of another kind."""
 
     name: str
     about: str
@@ -57,20 +71,25 @@ class Configuration:
     expected: Table = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        convention = self.anchors.get("convention", "torchvision")
-        if convention not in CONVENTIONS:
-            raise self._wrong(f"anchors.convention is {convention!r}", CONVENTIONS)
-        if self.data.get("flip", "both") not in FLIPS:
-            raise self._wrong(f"data.flip is {self.data['flip']!r}", FLIPS)
-        for table, allowed in {
-            "model": _parameters(RetinaNet) - {"num_classes", "anchor_grid"},
-            "anchors": {"convention", *_parameters(CONVENTIONS[convention])},
-            "data": {"flip", "min_sizes", "crop"},
-            "train": {f.name for f in fields(Recipe)},
-        }.items():
-            for key in getattr(self, table):
-                if key not in allowed:
-                    raise self._wrong(f"{table}.{key} is unknown", allowed, key)
+        model = _defaults(RetinaNet)
+        del model["anchor_grid"]
+        self._check("anchors", {"convention": CONVENTION, **_defaults(self._convention)})
+        self._check("model", model)
+        self._check("data", DATA)
+        self._check("train", {f.name: f.default for f in fields(Recipe)})
+        if self.flip not in FLIPS:
+            raise self._wrong(f"data.flip is {self.flip!r}", FLIPS, self.flip)
+        if {"min_sizes", "scales"} <= self.data.keys():
+            raise UserError(f"recipe {self.name}: data has min_sizes and scales; expected one")
+
+    @property
+    def flip(self) -> str:
+        flip: str = self.data.get("flip", DATA["flip"])
+        return flip
+
+    def model_arguments(self) -> dict[str, Any]:
+        """All of the model's, but for its classes and its anchors."""
+        return {**_defaults(RetinaNet), **self.model}
 
     def with_(self, **tables: Table) -> Configuration:
         """A copy with other values in some of its tables: `with_(train={"epochs": 3})`."""
@@ -83,94 +102,87 @@ class Configuration:
 
     def make_model(self, num_classes: int) -> RetinaNet:
         """Raises `UserError` for values that the model does not take."""
-        arguments = dict(self.anchors)
-        convention = CONVENTIONS[arguments.pop("convention", "torchvision")]
-        with _named(self.name):
-            return RetinaNet(num_classes, anchor_grid=convention(**arguments), **self.model)
+        arguments = {k: v for k, v in self.anchors.items() if k != "convention"}
+        with self._named():
+            grid = self._convention(**arguments)
+            return RetinaNet(num_classes, anchor_grid=grid, **self.model)
 
     def make_recipe(self) -> Recipe:
-        with _named(self.name):
+        with self._named():
             return Recipe(**self.train)
 
     def train_transform(self) -> Compose:
-        return self._transform(*FLIPS[self.data.get("flip", "both")], training=True)
+        with self._named():
+            steps: list[Transform] = [self._train_resize()]
+            if "crop" in self.data:
+                steps.append(RandomCrop(self.data["crop"]))
+            horizontal, vertical = FLIPS[self.flip]
+            return Compose([*steps, HorizontalFlip(horizontal), VerticalFlip(vertical), ToTensor()])
 
     def eval_transform(self) -> Compose:
-        return self._transform(0.0, 0.0, training=False)
+        with self._named():
+            return Compose([self._resize(), ToTensor()])
 
-    def _transform(self, horizontal: float, vertical: float, training: bool) -> Compose:
-        model = {**_defaults(RetinaNet), **self.model}
-        limits = model["max_size"], model["max_scale"]
-        min_sizes, crop = (self.data.get(key) for key in ("min_sizes", "crop"))
-        with _named(self.name):
-            steps: list[Transform] = [Resize(min(model["min_size"], model["max_size"]), *limits)]
-            if training and min_sizes:
-                steps = [RandomResize(min_sizes, *limits)]
-            if training:
-                steps += [RandomCrop(crop)] if crop else []
-                steps += [HorizontalFlip(horizontal), VerticalFlip(vertical)]
-            return Compose([*steps, ToTensor()])
+    def _train_resize(self) -> Resize | RandomResize:
+        if "min_sizes" in self.data:
+            return RandomResize([self._resize(min_size=size) for size in self.data["min_sizes"]])
+        if "scales" in self.data:
+            return RandomResize([self._resize(scale) for scale in self.data["scales"]])
+        return self._resize()
 
-    def _wrong(self, what: str, allowed: Any, near: str = "") -> UserError:
-        meant = get_close_matches(near, allowed, n=1)
+    def _resize(self, scale: float = 1.0, min_size: int | None = None) -> Resize:
+        """As the model does; or by another size, or all of its limits times `scale`."""
+        model = self.model_arguments()
+        shortest = min(min_size or model["min_size"], model["max_size"])
+        most = model["max_scale"]
+        return Resize(
+            round(shortest * scale),
+            round(model["max_size"] * scale),
+            None if most is None else most * scale,
+        )
+
+    @property
+    def _convention(self) -> Callable[..., AnchorGrid]:
+        name = self.anchors.get("convention", CONVENTION)
+        if name not in CONVENTIONS:
+            raise self._wrong(f"anchors.convention is {name!r}", CONVENTIONS, name)
+        return CONVENTIONS[name]
+
+    def _check(self, table: str, usual: Table) -> None:
+        """Keys are among the usual ones, and values of their kinds."""
+        for key, value in getattr(self, table).items():
+            if key not in usual:
+                raise self._wrong(f"{table}.{key} is unknown", usual, key)
+            kinds = _KINDS.get(type(usual[key]), (object,))
+            if not isinstance(value, kinds) or isinstance(value, bool) > (bool in kinds):
+                raise UserError(
+                    f"recipe {self.name}: {table}.{key} is {value!r}; expected a value such as "
+                    f"{usual[key]!r}"
+                )
+
+    def _wrong(self, what: str, allowed: Iterable[str], near: object) -> UserError:
+        meant = get_close_matches(str(near), allowed, n=1)
         hint = f"; did you mean {meant[0]}?" if meant else ""
-        return UserError(f"recipe {self.name}: {what}; expected one of {_listed(allowed)}{hint}")
+        expected = ", ".join(sorted(allowed))
+        return UserError(f"recipe {self.name}: {what}; expected one of {expected}{hint}")
 
-
-def names() -> list[str]:
-    """Of the recipes that ship with the package."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of values become those of the recipe."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise UserError(f"recipe {self.name}: {error}") from error
 
 
 def load(name: str | Path) -> Configuration:
     """A recipe by its name, or from a file whose name ends with .toml. `UserError` for what is not
     there, or not a recipe."""
-    path = Path(name)
-    if path.suffix != ".toml":
-        if str(name) not in names():
-            near = get_close_matches(str(name), names(), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"recipe {name}: unknown; expected one of {', '.join(names())}, or a file whose "
-                f"name ends with .toml{hint}"
-            )
-        path = Path(__file__).parent / f"{name}.toml"
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"recipe {name}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise UserError(f"recipe {name}: not TOML ({error})") from None
-    tables = {f.name for f in fields(Configuration)} - {"name", "about"}
-    for key, value in content.items():
-        if key not in {"about", *tables} or isinstance(value, dict) == (key == "about"):
-            raise UserError(
-                f"recipe {name}: {key}; expected a text `about` and tables of {_listed(tables)}"
-            )
-    return Configuration(str(name), str(content.pop("about", "")), **content)
+    return Configuration(**{"name": str(name), "about": "", **read(name)})
 
 
-class _named:
-    """Turns the errors of values into those of a recipe."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ValueError | TypeError) and not isinstance(error, UserError):
-            raise UserError(f"recipe {self.name}: {error}") from error
-
-
-def _parameters(function: Any) -> set[str]:
-    return set(inspect.signature(function).parameters)
-
-
-def _defaults(function: Any) -> dict[str, Any]:
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names))

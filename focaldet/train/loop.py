@@ -50,10 +50,10 @@ def train(
     """Trains the model and returns the scores, on `val_set`, of its last epoch.
 
     The data sets bring their transforms with them; where that of `train_set` draws the size of an
-    image, the model leaves it at that size. Into the folder `out` go `last.safetensors`
-    (after every epoch, and within it where the recipe says so), `previous.safetensors` (the one
-    before, in case that one is damaged), `best.safetensors` (by AP), `metrics.jsonl` and
-    `curves.png`.
+    image, or limits how far it is enlarged, the model leaves it at that size. Into the folder `out`
+    go `last.safetensors` (after every epoch, and within it where the recipe says so),
+    `previous.safetensors` (the one before, in case that one is damaged), `best.safetensors` (by
+    AP), `metrics.jsonl` and `curves.png`.
 
     With the `ranks` of `focaldet.distributed.join`, several processes train one model: all of them
     call this with the same arguments, on the same files. `device` is for a process by itself.

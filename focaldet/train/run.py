@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..checkpoint import Description, load_weights
 from ..data import Batches, DetectionDataset
-from ..data.transforms import described, draws_size, seeded_generator
+from ..data.transforms import described, seeded_generator, settles_size
 from ..distributed import Ranks, synchronise
 from ..errors import UserError
 from ..models import RetinaNet
@@ -102,7 +102,7 @@ class Run:
         """Does the steps that are left of the epoch, and notes the record of each; says whether to
         end the run after it. `UserError` where too many in a row were bad."""
         if self.update is None:
-            resize = not draws_size(self.dataset.transform)
+            resize = not settles_size(self.dataset.transform)
             self.update = Update(self.model, self.optimizer, self.recipe, self.ranks, resize)
             if self.scale:
                 self.update.scaler.load_state_dict(self.scale)

@@ -16,7 +16,7 @@ from pages.commands import IN_CI, NOT_RUN, elsewhere, launched, outputs, shorten
 from pages.prepared import SIZE, SMALL, prepare
 
 import focaldet.cli
-from focaldet.export import METADATA
+from focaldet.export import METADATA, save
 from focaldet.models import RetinaNet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,7 +43,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of the command line are slim, and take images of a scene's size."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(focaldet.cli, "RetinaNet", functools.partial(RetinaNet, **SMALL))
+    monkeypatch.setattr("focaldet.recipes.RetinaNet", functools.partial(RetinaNet, **SMALL))
     plain, sizes = RetinaNet.from_config, {"min_size": SIZE, "max_size": SIZE}
     monkeypatch.setattr(RetinaNet, "from_config", lambda config: plain(config | sizes))
 
@@ -66,7 +66,7 @@ class Packaged:
 
 @pytest.fixture
 def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(focaldet.cli, "package", focaldet.cli.save)
+    monkeypatch.setattr("focaldet.cli.export.package", save)
     monkeypatch.setattr(torch._inductor, "aoti_load_package", Packaged)
 
 
