@@ -12,18 +12,21 @@ from ..errors import UserError
 from .resnet import VARIANTS, ResNet
 
 TIMM = "timm/"
-STRIDES = (8, 16, 32)  # of C3, C4, C5
+STRIDES = (4, 8, 16, 32)  # of C2 to C5
 _CHOOSE = "choose a convolutional model, such as timm/resnet18"
 
 
-def make_body(name: str, norm: str, width: int, stride_in: str) -> ResNet | TimmBody:
-    """Images [B, 3, H, W] to C3, C4, C5, whose channels are `out_channels`.
+def make_body(
+    name: str, norm: str, width: int, stride_in: str, finest_level: int = 3
+) -> ResNet | TimmBody:
+    """Images [B, 3, H, W] to C3, C4, C5, whose channels are `out_channels`; with `finest_level=2`
+    to C2, too.
 
     `norm`, `width` and `stride_in` are those of `ResNet`; a body of timm has its own, so that
     anything but their defaults is a ValueError there.
     """
     if not name.startswith(TIMM):
-        return ResNet(name, norm, width, stride_in)
+        return ResNet(name, norm, width, stride_in, finest_level)
     given = {"norm": (norm, "batch"), "width": (width, 64), "stride_in": (stride_in, "3x3")}
     for argument, (value, default) in given.items():
         if value != default:
@@ -31,7 +34,7 @@ def make_body(name: str, norm: str, width: int, stride_in: str) -> ResNet | Timm
                 f"{argument}: applies to ResNets of this package, not to {name}, got {value!r}; "
                 "leave it out"
             )
-    return TimmBody(name.removeprefix(TIMM))
+    return TimmBody(name.removeprefix(TIMM), finest_level)
 
 
 def check_backbone(name: str) -> str:
@@ -54,33 +57,34 @@ def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 class TimmBody(nn.Module):
-    """C3, C4, C5 of a convolutional model of timm, with random weights until `load` is called.
+    """C3, C4, C5 of a convolutional model of timm, with random weights until `load` is called; with
+    `finest_level=2` C2, too.
 
-    The maps are those of `features_only=True` whose strides are 8, 16 and 32; ResNets, ConvNeXts,
-    EfficientNets, RegNets, MobileNets, DenseNets and VGGs have them. Raises `UserError`, a
-    ValueError, where timm is missing or has no such model, and for one that does not give these
-    three maps as [B, C, H, W] for images of any size: most transformers take one size only, and
-    Swin's maps are [B, H, W, C].
+    The maps are those of `features_only=True` whose strides are 8, 16 and 32, or 4 to 32; ResNets,
+    ConvNeXts, EfficientNets, RegNets, MobileNets, DenseNets and VGGs have them. Raises `UserError`,
+    a ValueError, where timm is missing or has no such model, and for one that does not give these
+    maps as [B, C, H, W] for images of any size: most transformers take one size only, and Swin's
+    maps are [B, H, W, C].
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, finest_level: int = 3) -> None:
         super().__init__()
         self.name = name
+        self.strides: tuple[int, ...] = STRIDES[finest_level - 2 :]
         reductions = _create(name).feature_info.reduction()
-        if not set(STRIDES) <= set(reductions):
+        if not set(self.strides) <= set(reductions):
             raise UserError(
-                f"backbone timm/{name}: expected feature maps of strides {STRIDES}, it has "
+                f"backbone timm/{name}: expected feature maps of strides {self.strides}, it has "
                 f"{tuple(reductions)}; {_CHOOSE}"
             )
-        self.indices: tuple[int, ...] = tuple(reductions.index(stride) for stride in STRIDES)
+        self.indices: tuple[int, ...] = tuple(map(reductions.index, self.strides))
         model = _create(name, out_indices=self.indices)
         self.model: nn.Module = model
         self.out_channels: tuple[int, ...] = tuple(model.feature_info.channels())
         self._probe()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c3, c4, c5 = self.model(x)
-        return c3, c4, c5
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(x))
 
     def load(self, weights: dict[str, Tensor] | None = None) -> None:
         """Takes the weights of a state dict of timm's model, with whatever classifier, or, without
@@ -123,7 +127,7 @@ class TimmBody(nn.Module):
         height, width = 64, 96
         expected = [
             [1, channels, height // stride, width // stride]
-            for channels, stride in zip(self.out_channels, STRIDES, strict=True)
+            for channels, stride in zip(self.out_channels, self.strides, strict=True)
         ]
         training = self.training
         try:

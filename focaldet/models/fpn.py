@@ -1,4 +1,4 @@
-"""The feature pyramid: Lin et al. 2016, "Feature Pyramid Networks", with RetinaNet's P3 to P7."""
+"""The feature pyramid: Lin et al. 2016, "Feature Pyramid Networks", with RetinaNet's levels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import AnchorGrid
+
+LEVELS = 5  # of the pyramid
+
+
+def check_levels(grid: AnchorGrid, finest: int) -> None:
+    """Raises ValueError unless the anchors are those of five levels, the finest being P2 or P3."""
+    levels = f"P{finest} to P{finest + LEVELS - 1}"
+    if len(grid.cell_anchors) != LEVELS:
+        raise ValueError(
+            f"anchor_grid: expected the {LEVELS} levels {levels}, got {len(grid.cell_anchors)}"
+        )
+    strides = tuple(2 ** (finest + i) for i in range(LEVELS))
+    if grid.strides not in ("image", strides):
+        raise ValueError(
+            f'anchor_grid: expected "image" or the strides {strides} of {levels}, '
+            f"got {grid.strides}"
+        )
+
 
 class FeaturePyramid(nn.Module):
-    """C3, C4, C5 to P3 .. P7, strides 8 to 128, all of `channels` channels.
+    """C3, C4, C5 to P3 .. P7, strides 8 to 128, or C2 .. C5 to P2 .. P6, strides 4 to 64.
 
-    P6 is a strided 3x3 convolution on C5 (`p6_from="c5"`: the paper, torchvision's v2) or on P5
-    ("p5": torchvision's v1); P7 is one on relu(P6), or on P6 (`p7_relu=False`: mmdetection).
+    All have `channels` channels. P6 is a strided 3x3 convolution on C5 (`p6_from="c5"`: the paper,
+    torchvision's v2) or on P5 ("p5": torchvision's v1); P7 is one on relu(P6), or on P6
+    (`p7_relu=False`: mmdetection).
     """
 
     def __init__(
@@ -34,11 +54,10 @@ class FeaturePyramid(nn.Module):
         )
         p6_channels = in_channels[-1] if p6_from == "c5" else channels
         self.extra_blocks: nn.ModuleDict = nn.ModuleDict(
-            {
-                "p6": nn.Conv2d(p6_channels, channels, 3, stride=2, padding=1),
-                "p7": nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-            }
+            {"p6": nn.Conv2d(p6_channels, channels, 3, stride=2, padding=1)}
         )
+        if len(in_channels) + 1 < LEVELS:
+            self.extra_blocks["p7"] = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:  # all have one
                 nn.init.kaiming_uniform_(module.weight, a=1)  # Xavier by fan-in, as FPN's authors
@@ -50,7 +69,10 @@ class FeaturePyramid(nn.Module):
             merged[i] += F.interpolate(merged[i + 1], size=merged[i].shape[-2:], mode="nearest")
         levels = [block(m) for block, m in zip(self.layer_blocks, merged, strict=True)]
         p6 = self.extra_blocks["p6"](features[-1] if self.p6_from == "c5" else levels[-1])
-        return [*levels, p6, self.extra_blocks["p7"](F.relu(p6) if self.p7_relu else p6)]
+        levels.append(p6)
+        if "p7" in self.extra_blocks:
+            levels.append(self.extra_blocks["p7"](F.relu(p6) if self.p7_relu else p6))
+        return levels
 
 
 class BodyWithFPN(nn.Module):

@@ -135,7 +135,8 @@ VARIANTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, i
 
 
 class ResNet(nn.Module):
-    """The body of a ResNet: images [B, 3, H, W] to C3, C4, C5 of strides 8, 16, 32.
+    """The body of a ResNet: images [B, 3, H, W] to C3, C4, C5 of strides 8, 16, 32, or from a finer
+    level on: with `finest_level=2` to C2, of stride 4, too.
 
     `width` is the number of channels of the stem: 64 in the paper; less makes every layer narrower
     in proportion. `norm` is "batch", "frozen" (see FrozenBatchNorm) or "group". `stride_in` is the
@@ -154,8 +155,10 @@ class ResNet(nn.Module):
         norm: str = "batch",
         width: int = 64,
         stride_in: str = "3x3",
+        finest_level: int = 3,
     ) -> None:
         super().__init__()
+        self.finest_level: int = finest_level
         kind, depths = VARIANTS[variant]
         block: Callable[..., BasicBlock | Bottleneck] = kind
         if kind is Bottleneck:
@@ -183,19 +186,17 @@ class ResNet(nn.Module):
                 channels = outputs
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.out_channels: tuple[int, int, int] = (
-            channels // 4,
-            channels // 2,
-            channels,
-        )  # of C3, C4, C5
+        self.out_channels: tuple[int, ...] = tuple(
+            channels // 2 ** (5 - level) for level in range(finest_level, 6)
+        )
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He et al. 2015, "Delving Deep into Rectifiers"
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         c2 = self.layer1(F.max_pool2d(x, 3, stride=2, padding=1))
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
-        return c3, c4, self.layer4(c4)
+        return (c2, c3, c4, self.layer4(c4))[self.finest_level - 2 :]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..ops import AnchorGrid, Anchors, retinanet_postprocess
 from ..ops.choices import BoxLoss, LowQuality, Normalizer
 from .backbones import check_backbone, make_body
-from .fpn import BodyWithFPN, FeaturePyramid
+from .fpn import BodyWithFPN, FeaturePyramid, check_levels
 from .head import RetinaNetHead
 from .losses import LOSSES, Loss, LossName, make_loss
 from .resnet import NORMS, STRIDES_IN
@@ -98,7 +98,8 @@ class RetinaNet(nn.Module):
         p6_from: "p5", or "c5" as in the paper.
         p7_relu: whether a ReLU stands between P6 and P7, as in the paper.
         stride_in: "3x3", or "1x1" for ResNets whose bottlenecks have the stride there.
-        anchor_grid: the anchors of five levels; `AnchorGrid.torchvision()` unless given.
+        finest_level: 3, or 2 for P2 to P6, of strides 4 to 64: four times as many anchors.
+        anchor_grid: the anchors of the five levels; `AnchorGrid.torchvision()` unless given.
         min_size, max_size, max_scale, image_mean, image_std: see Transform.
         score_thresh, topk_candidates, nms_thresh, detections_per_img: on each level the best
             `topk_candidates` scores above `score_thresh` are decoded; after NMS within each class
@@ -132,6 +133,7 @@ class RetinaNet(nn.Module):
         p6_from: str = "p5",
         p7_relu: bool = True,
         stride_in: str = "3x3",
+        finest_level: int = 3,
         anchor_grid: AnchorGrid | None = None,
         min_size: int = 800,
         max_size: int = 1333,
@@ -163,6 +165,7 @@ class RetinaNet(nn.Module):
             "p6_from": ("p5", "c5"),
             "p7_relu": (True, False),
             "stride_in": STRIDES_IN,
+            "finest_level": (2, 3),
             "loss": LOSSES,
         }.items():
             if arguments[name] not in choices:
@@ -171,16 +174,14 @@ class RetinaNet(nn.Module):
             if not isinstance(arguments[name], int) or arguments[name] < 1:
                 raise ValueError(f"{name}: expected a positive int, got {arguments[name]!r}")
         anchor_grid = anchor_grid or AnchorGrid.torchvision()
-        if len(anchor_grid.cell_anchors) != 5:
-            levels = len(anchor_grid.cell_anchors)
-            raise ValueError(f"anchor_grid: expected the 5 levels P3 to P7, got {levels}")
+        check_levels(anchor_grid, finest_level)
 
         # Through JSON and back: what is stored is what a checkpoint will return.
         self.config = json.loads(json.dumps(arguments | {"anchor_grid": asdict(anchor_grid)}))
         self.num_classes = num_classes
         self.anchor_grid = anchor_grid
         self.transform = Transform(min_size, max_size, image_mean, image_std, max_scale)
-        body = make_body(backbone, norm, width, stride_in)
+        body = make_body(backbone, norm, width, stride_in, finest_level)
         self.backbone = BodyWithFPN(
             body, FeaturePyramid(body.out_channels, fpn_channels, p6_from, p7_relu)
         )
@@ -286,11 +287,8 @@ class RetinaNet(nn.Module):
             if targets is None:
                 raise ValueError("targets: expected one per image in training mode, got None")
             packed = self.transform.targets(targets, scales, self.num_classes)
-            losses = self.loss(batch, *packed)
-            return {
-                "classification": losses.classification,
-                "bbox_regression": losses.bbox_regression,
-            }
+            classification, bbox_regression, _ = self.loss(batch, *packed)
+            return {"classification": classification, "bbox_regression": bbox_regression}
         found = self.detect(batch, sizes)
         boxes = found.boxes / scales[:, None]
         return [

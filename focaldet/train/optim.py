@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,14 +37,19 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
-def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
+MILESTONES = (2 / 3, 8 / 9)  # the paper's 60k and 80k of 90k steps
+
+
+def schedule_factor(
+    name: str, step: int, total: int, warmup: int, milestones: Sequence[float] = MILESTONES
+) -> float:
     """The learning rate of update `step` (from 0) of `total`, as a fraction of its peak.
 
     onecycle: half a cosine up from 1/25 over the first 30 % of the steps, then half a cosine down
     to nearly nothing (Smith and Topin 2017, with the figures of `torch.optim.lr_scheduler`); it
     warms up by itself, so `warmup` is not added. cosine: half a cosine down to nothing. step:
-    divided by 10 after 2/3 and 8/9 of the steps (the paper's 60k and 80k of 90k). The last two
-    start with `warmup` steps of a line up from 1/1000.
+    divided by 10 after each of `milestones`, which are fractions of the steps. The last two start
+    with `warmup` steps of a line up from 1/1000.
 
     A function of the step and nothing else: resuming needs no state of it.
     """
@@ -56,7 +62,7 @@ def schedule_factor(name: str, step: int, total: int, warmup: int) -> float:
         return 1e-3 + (1 - 1e-3) * step / warmup
     if name == "cosine":
         return _half_cosine(1.0, 0.0, (step - warmup) / max(1, total - warmup))
-    return 0.1 ** ((3 * step >= 2 * total) + (9 * step >= 8 * total))
+    return 0.1 ** sum(step >= milestone * total for milestone in milestones)
 
 
 def _half_cosine(start: float, end: float, position: float) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from .optim import OPTIMIZERS, SCHEDULES
+from .optim import MILESTONES, OPTIMIZERS, SCHEDULES
 
 # What autocast computes in; weights stay float32 throughout.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -29,6 +30,7 @@ class Recipe:
     weight_decay: float | None = None  # None: the optimizer's usual one
     schedule: str = "onecycle"  # one of optim.SCHEDULES
     warmup: int = 100  # steps; onecycle has its own
+    milestones: tuple[float, ...] = MILESTONES  # of "step", which divides by 10: parts of the run
     clip_norm: float = 1.0  # largest norm of the gradient; 0: not clipped
     precision: str = "float32"  # one of PRECISIONS; float16 scales the loss (GradScaler)
     ema: float = 0.0  # decay of the averaged weights, e.g. 0.999; 0: none
@@ -58,6 +60,13 @@ class Recipe:
             value, least = getattr(self, name), int(name in counts)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+        for name, usual in (("lr", 0.0), ("weight_decay", 0.0), ("clip_norm", None), ("ema", None)):
+            value = getattr(self, name)
+            if not _is_number(usual if value is None else value):
+                raise ValueError(f"{name}: expected a number, 0 or more, got {value!r}")
+        object.__setattr__(self, "milestones", tuple(self.milestones))  # TOML has lists
+        if not all(_is_number(part) and 0 < part < 1 for part in self.milestones):
+            raise ValueError(f"milestones: expected numbers from 0 to 1, got {self.milestones}")
         for name, choices in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
@@ -72,13 +81,14 @@ class Recipe:
     def differences(cls, theirs: dict[str, Any], ours: dict[str, Any]) -> Iterator[Difference]:
         """Where two recipes, as dicts, do not give the same run. What an older one lacks has its
         default."""
-        for field in fields(cls):
-            have = theirs.get(field.name, field.default)
-            if field.name not in FREE and have != ours[field.name]:
-                yield field.name, have, ours[field.name]
+        for name, default in cls().as_dict().items():
+            have = theirs.get(name, default)
+            if name not in FREE and have != ours[name]:
+                yield name, have, ours[name]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As JSON gives it back."""
+        return asdict(self) | {"milestones": list(self.milestones)}
 
 
 # What may change on the way: it changes what is done beside the steps, or how a step is shared out,
@@ -94,6 +104,7 @@ FREE = {
     "tensorboard",
 }
 
+
 Difference = tuple[str, Any, Any]  # of what, in the run to resume, in this command
 
 
@@ -104,3 +115,7 @@ def same(name: str, theirs: Any, ours: Any) -> Iterator[Difference]:
             yield from same(key, theirs.get(key), ours.get(key))
     elif theirs != ours:
         yield name, theirs, ours
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf

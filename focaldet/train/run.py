@@ -130,8 +130,9 @@ class Run:
 
     def _step(self, update: Update, parts: list[MicroBatch], stop: Stop) -> Outcome:
         recipe = self.recipe
+        total = recipe.epochs * self.steps_per_epoch
         factor = schedule_factor(
-            recipe.schedule, self.step, recipe.epochs * self.steps_per_epoch, recipe.warmup
+            recipe.schedule, self.step, total, recipe.warmup, recipe.milestones
         )
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
