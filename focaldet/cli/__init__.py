@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..checkpoint import OlderCheckpointWarning
 from ..errors import DataWarning, EndedElsewhere, UserError
-from . import convert, demo, detect, env, evaluate, experiment, export, train
+from . import convert, demo, detect, env, evaluate, experiment, export, recipes, train
 from .parser import Command, Parser, add_commands
 
 COMMANDS: dict[str, Command] = {
@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "detect": detect,
     "convert": convert,
     "export": export,
+    "recipes": recipes,
     "experiment": experiment,
 }
 

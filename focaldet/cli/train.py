@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,10 +28,12 @@ SUMMARY = "train a detector on COCO JSON or Pascal VOC data"
 EXAMPLES = (
     "focaldet train --train train.json --val val.json --images images --out runs/cells",
     "focaldet train --voc BCCD --size 320 --epochs 12 --out runs/cells",
+    "focaldet train --voc BCCD --recipe modern --out runs/modern",
     "torchrun --nproc-per-node 8 -m focaldet train --voc BCCD --out runs/cells",
 )
 
-PRESETS: dict[str, dict[str, Any]] = {"v1": {}, "v2": {**V2}}  # arguments of RetinaNet
+# Arguments of RetinaNet.
+PRESETS: dict[str | None, dict[str, Any]] = {"v1": {}, "v2": {**V2}}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -180,24 +182,28 @@ def configuration(args: argparse.Namespace) -> Configuration:
     """The recipe, with what the arguments change of it."""
     given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
 
-    def some(names: Sequence[str]) -> dict[str, Any]:
+    def some(names: Iterable[str]) -> dict[str, Any]:
         return {name: given[name] for name in names if name in given}
 
     setup = recipes.load(args.recipe)
-    model = PRESETS[args.preset or "v1"] | some(("backbone", "norm", "loss", "alpha", "gamma"))
+    model = PRESETS.get(args.preset, {}) | some(("backbone", "norm", "loss", "alpha", "gamma"))
     if args.size:
         model |= {"min_size": args.size, "max_size": args.size}
-        data = {key: value for key, value in setup.data.items() if key == "flip"}
+        # Windows and sizes that are meant for images of another size; scales are for any.
+        data = {k: v for k, v in setup.data.items() if k not in ("min_sizes", "crop")}
         setup = dataclasses.replace(setup, data=data)
+    anchors = {}
     if args.anchor_size:
-        sizes = [args.anchor_size * 2**level for level in range(5)]
-        setup = dataclasses.replace(setup, anchors={"convention": "torchvision", "sizes": sizes})
+        anchors["sizes"] = [args.anchor_size * 2**level for level in range(5)]
     setup = setup.with_(
         model=model,
+        anchors=anchors,
         data=some(("flip",)),
-        train=some([f.name for f in dataclasses.fields(Recipe)]),
+        train=some(field.name for field in dataclasses.fields(Recipe)),
     )
-    return setup.with_(model=_statistics(setup.model["backbone"], args.backbone_weights))
+    return setup.with_(
+        model=_statistics(setup.model_arguments()["backbone"], args.backbone_weights)
+    )
 
 
 def _statistics(backbone: str, weights: str | None) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from PIL import Image
 from focaldet.data import (
     Compose,
     HorizontalFlip,
+    RandomCrop,
+    RandomResize,
     Resize,
     ToTensor,
     VerticalFlip,
     eval_transform,
     train_transform,
 )
-from focaldet.data.transforms import seeded_generator
+from focaldet.data.transforms import described, seeded_generator, settles_size
 
 ANY = torch.Generator()  # for transforms that draw nothing, or whose outcome is certain
 NO_BOXES = torch.zeros(0, 4)
@@ -187,3 +189,133 @@ def test_wrong_arguments_are_refused() -> None:
         for flip in (HorizontalFlip, VerticalFlip):
             with pytest.raises(ValueError, match="probability"):
                 flip(p)
+
+
+# Sizes and windows that are drawn ---------------------------------------------------------------
+
+
+def painted(width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
+    """Black but for the box."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    x1, y1, x2, y2 = box
+    pixels[y1:y2, x1:x2] = 255
+    return Image.fromarray(pixels)
+
+
+def found(image: Image.Image) -> list[int]:
+    """Where it is not black."""
+    ys, xs = np.nonzero(np.asarray(image)[..., 0] > 127)
+    return [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else []
+
+
+@pytest.mark.parametrize("size", [16, 30, 100])
+def test_boxes_go_with_the_window(size: int) -> None:
+    """Whatever part of the box is in it: what is left of the box is what is left of its pixels."""
+    box, crop, seen = (12, 20, 30, 44), RandomCrop(size, least=0.0), set()
+    for seed in range(60):
+        boxes = torch.tensor([box], dtype=torch.float32)
+        image, boxes = crop(painted(60, 50, box), boxes, seeded_generator(seed))
+        assert image.size == (min(size, 60), min(size, 50))
+        x1, y1, x2, y2 = boxes[0].tolist()
+        kept = x2 > x1 and y2 > y1
+        assert found(image) == ([x1, y1, x2, y2] if kept else [])
+        seen.add((kept, (x2 - x1, y2 - y1) == (18, 24)))
+    expected = {16: {(True, False), (False, False)}, 100: {(True, True)}}
+    assert seen == expected.get(size, {(True, False), (True, True), (False, False)})
+
+
+def test_a_window_drops_what_is_hardly_in_it() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [7, 0, 17, 10], [8, 0, 18, 10], [30, 0, 40, 10]])
+    for least, kept in ((0.0, [0, 1, 2]), (0.25, [0, 1]), (0.31, [0]), (1.0, [0])):
+        _, cut = RandomCrop(10, least)(picture(10, 10), boxes, ANY)
+        assert (cut[:, 2:] > cut[:, :2]).all(1).nonzero().flatten().tolist() == kept, least
+
+
+def test_what_is_drawn_depends_on_the_generator_alone() -> None:
+    sizes = RandomResize([Resize(size, 80) for size in (20, 30, 40)])
+    for transform, distinct in ((sizes, 3), (RandomCrop(8), 60)):
+
+        def drawn(seed: int, transform: Any = transform) -> bytes:
+            image, _ = transform(picture(24, 30), NO_BOXES, seeded_generator(seed))
+            return bytes(str(image.size), "ascii") + image.tobytes()
+
+        results = [drawn(seed) for seed in range(120)]
+        assert results == [drawn(seed) for seed in range(120)]
+        assert len(set(results)) >= distinct
+
+
+def test_every_choice_of_sizes_is_drawn_and_scales_the_boxes() -> None:
+    transform = RandomResize([Resize(20, 80), Resize(40, 50), Resize(40, 80, max_scale=1.0)])
+    boxes, seen = torch.tensor([[4.0, 5, 8, 20]]), {}
+    for seed in range(40):
+        image, moved = transform(picture(24, 30), boxes, seeded_generator(seed))
+        seen[image.size] = moved
+    assert set(seen) == {(20, 25), (40, 50), (24, 30)}
+    for (width, height), moved in seen.items():
+        ratio = torch.tensor([width / 24, height / 30]).repeat(2)
+        torch.testing.assert_close(moved, boxes * ratio)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"),
+    [
+        ((40, 30), 2.0, (80, 60)),  # as far as it may
+        ((90, 60), 2.0, (120, 80)),  # as far as the sizes go
+        ((300, 200), 2.0, (120, 80)),  # made smaller
+        ((40, 30), 1.0, (40, 30)),
+        ((40, 30), None, (107, 80)),
+    ],
+)
+def test_a_limit_to_enlarging(size: tuple, most: float | None, expected: tuple) -> None:
+    image, _ = Resize(80, 120, most)(picture(*size), NO_BOXES, ANY)
+    assert image.size == expected
+    assert eval_transform(120, 80, most)(picture(*size), NO_BOXES, ANY)[0].shape[1:] == (
+        expected[1],
+        expected[0],
+    )
+
+
+def test_descriptions_tell_all_settings_apart() -> None:
+    """Runs are only resumed with the same; and those of before are described as they were."""
+    assert described(train_transform(64)) == (
+        "Resize(min_size=64, max_size=64), HorizontalFlip(p=0.5), VerticalFlip(p=0.0), ToTensor()"
+    )
+    transforms = [
+        Resize(8, 9),
+        Resize(8, 10),
+        Resize(8, 9, 2.0),
+        Resize(8, 9, 3.0),
+        RandomResize([Resize(8, 9)]),
+        RandomResize([Resize(8, 9), Resize(8, 10)]),
+        RandomResize([Resize(8, 9), Resize(8, 9, 2.0)]),
+        RandomCrop(8),
+        RandomCrop(9),
+        RandomCrop(8, 0.5),
+        Compose([Resize(8, 9), RandomCrop(8)]),
+    ]
+    texts = [described(transform) for transform in transforms]
+    assert len(set(texts)) == len(texts) and not any("object at" in text for text in texts)
+
+
+def test_who_settles_the_size() -> None:
+    for transform, expected in (
+        (train_transform(64), False),
+        (eval_transform(64, 48), False),
+        (eval_transform(64, 48, 2.0), True),
+        (RandomResize([Resize(8, 9)]), True),
+        (Compose([Resize(8, 9), Compose([RandomCrop(8)])]), True),
+        (lambda image, boxes, generator: (image, boxes), False),
+    ):
+        assert settles_size(transform) is expected
+
+
+def test_sizes_and_windows_that_make_no_sense() -> None:
+    for make, message in (
+        (lambda: RandomResize([]), "at least one size"),
+        (lambda: RandomCrop(0), "at least 1 pixel"),
+        (lambda: RandomCrop(8, 1.5), "probability"),
+        (lambda: Resize(8, 9, 0.0), "max_scale: expected a number above 0"),
+        (lambda: Resize(8, 9, float("nan")), "max_scale: expected a number above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
