@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,19 @@ class Anatomy:
     labels: Tensor  # int64 [N]: a class, -1 background, -2 ignored
     alpha: float  # of the model's loss, as `sigmoid_focal_loss` takes it
     gamma: float
+
+    def times(self, ratio: Tensor) -> Anatomy:
+        """On the CPU, with the boxes in pixels of the image enlarged by ratio, [4]."""
+        return replace(
+            self,
+            scale=self.scale.cpu() / ratio,
+            anchors=self.anchors.cpu() * ratio,
+            level=self.level.cpu(),
+            logits=self.logits.cpu(),
+            boxes=self.boxes.cpu() * ratio,
+            match=self.match.cpu(),
+            labels=self.labels.cpu(),
+        )
 
 
 @torch.no_grad()

@@ -178,16 +178,16 @@ def find_images(paths: Iterable[str | Path]) -> dict[Path, PurePath]:
     return files
 
 
-def picture_names(places: Iterable[PurePath]) -> list[str]:
-    """A different .jpg name for each, with "-2", "-3", ... where two would be the same."""
+def picture_names(places: Iterable[PurePath], suffix: str = ".jpg") -> list[str]:
+    """A different name of this suffix for each, with "-2", "-3", ... where two would be equal."""
     names: list[str] = []
     used: set[str] = set()  # lower case: some file systems do not tell case apart
     for place in places:
         stem = place.with_suffix("").as_posix()
-        name, number = f"{stem}.jpg", 1
+        name, number = f"{stem}{suffix}", 1
         while name.lower() in used:
             number += 1
-            name = f"{stem}-{number}.jpg"
+            name = f"{stem}-{number}{suffix}"
         used.add(name.lower())
         names.append(name)
     return names

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .data import Batches, DetectionDataset
+from .data import Batches, DetectionDataset, Table
 from .detect import detect_batch
 from .distributed import ALONE, Ranks
 from .errors import UserError
@@ -114,7 +114,7 @@ def detect_dataset(
 
 
 def match_categories(
-    class_names: Sequence[str], dataset: DetectionDataset, weights: str | Path
+    class_names: Sequence[str], dataset: DetectionDataset | Table, weights: str | Path
 ) -> list[int]:
     """The category id in the data set of each class of a checkpoint, by name."""
     if sorted(class_names) != sorted(dataset.class_names):

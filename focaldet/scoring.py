@@ -67,16 +67,8 @@ def evaluate_detections(
             f"max_detections: expected rising numbers above 0, got {list(max_detections)}"
         )
     found = detections if isinstance(detections, Found) else Found.from_records(detections, source)
-    truth = _numbered(ground_truth)
-    found.check(truth.image_ids, truth.category_ids, source)
-    found = replace(
-        found,
-        image_ids=np.searchsorted(truth.image_ids, found.image_ids),
-        category_ids=np.searchsorted(truth.category_ids, found.category_ids),
-    )
-    package, curves_of = EVALUATORS[evaluator]
-    with contextlib.redirect_stdout(io.StringIO()):  # their progress
-        curves = curves_of(truth.dataset, found, max_detections)
+    truth, curves = _scored(ground_truth, found, source, evaluator, max_detections)
+    package = EVALUATORS[evaluator].package
     return {
         "tool": f"{package} {version(package)}",
         "stats": _stats(curves, max_detections),
@@ -90,6 +82,22 @@ def evaluate_detections(
 def up_to(most: int) -> list[int]:
     """MAX_DETECTIONS with another number in place of the last; those above it left out."""
     return [*(number for number in MAX_DETECTIONS[:-1] if number < most), most]
+
+
+def precision_at_half(
+    ground_truth: Mapping[str, Any], found: Found, max_detections: int
+) -> dict[int, Floats]:
+    """By category id, of those with ground truth: the precision at IoU .5 at the recalls 0, .01
+    to 1, as pycocotools interpolates it, with that many detections an image. Raises as
+    `evaluate_detections`."""
+    settings = ("detections", "pycocotools", [max_detections])
+    truth, curves = _scored(ground_truth, found, *settings)
+    at_half = curves.precision[0, :, :, 0, -1]  # [R, categories]
+    return {
+        int(category): at_half[:, k]
+        for k, category in enumerate(truth.category_ids)
+        if at_half[0, k] > -1
+    }
 
 
 def check_evaluator(name: str) -> None:
@@ -116,6 +124,25 @@ def table(scores: Scores, names: Mapping[str, str]) -> str:
         for key, value in sorted(scores["per_class_AP"].items(), key=lambda item: -item[1])
     ]
     return "\n".join([*stats, "", f"{'class':<{width}}  AP", *classes])
+
+
+def _scored(
+    ground_truth: Mapping[str, Any],
+    found: Found,
+    source: str,
+    evaluator: str,
+    max_detections: Sequence[int],
+) -> tuple[Truth, Curves]:
+    truth = _numbered(ground_truth)
+    found.check(truth.image_ids, truth.category_ids, source)
+    found = replace(
+        found,
+        image_ids=np.searchsorted(truth.image_ids, found.image_ids),
+        category_ids=np.searchsorted(truth.category_ids, found.category_ids),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):  # their progress
+        curves = EVALUATORS[evaluator].curves(truth.dataset, found, max_detections)
+    return truth, curves
 
 
 def _numbered(ground_truth: Mapping[str, Any]) -> Truth:

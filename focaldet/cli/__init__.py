@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..checkpoint import OlderCheckpointWarning
 from ..errors import DataWarning, EndedElsewhere, UserError
-from . import convert, demo, detect, env, evaluate, experiment, export, recipes, train
+from . import convert, demo, detect, env, evaluate, experiment, explain, export, recipes, train
 from .parser import Command, Parser, add_commands
 
 COMMANDS: dict[str, Command] = {
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "train": train,
     "evaluate": evaluate,
     "detect": detect,
+    "explain": explain,
     "convert": convert,
     "export": export,
     "recipes": recipes,

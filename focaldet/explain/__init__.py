@@ -1,0 +1,69 @@
+"""A page for each image that shows what a detector does on it, from anchors to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..checkpoint import load_model
+from ..data import Table, read_image
+from ..detect import find_images, picture_names
+from ..errors import UserError
+from ..files import new_folder, write_atomically
+from ..models import for_inference
+from .look import Look, look
+from .page import page
+from .truth import Truth
+
+__all__ = ["Look", "Truth", "explain", "look", "page"]
+
+
+def explain(
+    paths: Iterable[str | Path],
+    weights: str | Path,
+    out: str | Path,
+    annotations: Table | None = None,
+    score_threshold: float = 0.5,
+    device: str = "cpu",
+) -> list[Path]:
+    """Writes an HTML page for each image file, and each in folders, to the folder `out`.
+
+    `out` must be new or empty; the pages, whose paths are returned, need no other file. Detections
+    are those of `focaldet.detect.detect` with the same threshold. With `annotations` each image's
+    objects are found by the name of its file. Raises `UserError` for a path without images, for
+    annotations of other classes than the checkpoint's, and, after all others are done, for images
+    that cannot be read or have no annotations there.
+    """
+    files = find_images(paths)
+    names = picture_names(files.values(), ".html")
+    model, description = load_model(weights, device)
+    truth = None if annotations is None else Truth(annotations, description.class_names, weights)
+    out = new_folder(out)
+    ready = for_inference(model)
+    written, failures = [], []
+    for file, name in zip(tqdm(files, unit=" images", disable=None), names, strict=True):
+        try:
+            target, size = (None, None) if truth is None else truth.of(file)
+            picture = read_image(file, size)
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        seen = look(
+            ready,
+            picture,
+            target,
+            score_threshold,
+            name=file.name,
+            weights=str(weights),
+            class_names=description.class_names,
+        )
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page(seen).encode())
+        written.append(path)
+    if failures:
+        more = f" ({len(failures)} of {len(files)} images are bad)" if len(files) > 1 else ""
+        raise UserError(failures[0] + more)
+    return written
