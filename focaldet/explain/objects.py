@@ -93,48 +93,50 @@ def _why_missed(look: Look, row: int, owner: list[int], anchors: Tensor, of_anch
     assert look.target is not None
     box, label = look.target["boxes"][row], int(look.target["labels"][row])
     found, least, own = look.candidates, look.least, look.class_names[label]
+    shown = len(look.detections["scores"])
     iou = box_iou(box[None], found.boxes)[0]  # [C]
     same = found.labels == label
-    rank_of = {kept: rank for rank, kept in enumerate(found.keep.tolist())}
 
-    near = (same & (iou >= FOUND)).nonzero().flatten()
-    if len(near):
-        best = int(near[0])  # of the highest score
-        what = f"its best box (score {found.scores[best]:.2f}, IoU {iou[best]:.2f})"
+    near = same & (iou >= FOUND)
+    taken = torch.zeros_like(near)
+    taken[found.keep[: len(owner)][torch.tensor(owner, dtype=torch.int64) >= 0]] = True
+    rows = (near & ~taken if (near & ~taken).any() else near).nonzero().flatten()
+    if len(rows):
+        best = int(rows[0])  # of the highest score
         kept = int(found.match[best])
-        rank = rank_of[kept]
-        if kept != best:
-            other = owner[rank] if rank < len(owner) else -1
-            for_whom = f", which found object {other + 1}" if other >= 0 else ""
-            return f"Suppressed: {what} overlaps detection {rank + 1} too much{for_whom}."
-        if rank >= look.limit:
-            return f"Cut off: {what} is not among the best {look.limit} of the image."
-        return f"Taken: {what}, detection {rank + 1}, fits object {owner[rank] + 1} better."
-
-    others = [
-        rank
-        for rank, kept in enumerate(found.keep[: look.limit].tolist())
-        if owner[rank] < 0 and iou[kept] >= FOUND and found.scores[kept] > look.threshold
-    ]
-    if others:
-        kept = int(found.keep[others[0]])
-        name = look.class_names[int(found.labels[kept])]
-        return (
-            f"Wrong class: detection {others[0] + 1} says {name} (score "
-            f"{found.scores[kept]:.2f}, IoU {iou[kept]:.2f}), not {own}."
+        rank = found.keep.tolist().index(kept)
+        other = owner[rank] if rank < len(owner) else -1
+        what = f"its best box (score {found.scores[best]:.2f}, IoU {iou[best]:.2f})"
+        low = (
+            "" if found.scores[best] > look.threshold else f", and scores below {look.threshold:g}"
         )
+        if kept != best:
+            by = f"{'detection' if rank < shown else 'box'} {rank + 1}"
+            whose = f", that of object {other + 1}," if other >= 0 else ""
+            return f"Suppressed: {what} overlaps {by}{whose} too much{low}."
+        if rank >= look.limit:
+            return f"Cut off: {what} is not among the best {look.limit} of the image{low}."
+        return f"Taken: {what} fits object {other + 1} better{low}."
+
+    for rank, kept in enumerate(found.keep[:shown].tolist()):
+        if owner[rank] < 0 and iou[kept] >= FOUND:
+            name = look.class_names[int(found.labels[kept])]
+            return (
+                f"Wrong class: detection {rank + 1} says {name} (score {found.scores[kept]:.2f}, "
+                f"IoU {iou[kept]:.2f}), not {own}."
+            )
 
     scores = look.anatomy.logits[:, label].sigmoid()
     decoded = box_iou(box[None], look.anatomy.boxes)[0]
     hidden = scores[(decoded >= FOUND) & (scores > least)]
     if len(hidden):
         return (
-            f"Crowded out: a box of score {hidden.max():.2f} lies on it, but its level has "
-            "better ones enough for NMS."
+            f"Crowded out: a box of score {hidden.max():.2f} lies on it, but is not among the "
+            "candidates, the best of its level."
         )
-    near = (same & (iou >= 0.1)).nonzero().flatten()
-    if len(near):
-        best = int(near[iou[near].argmax()])
+    rows = (same & (iou >= 0.1)).nonzero().flatten()
+    if len(rows):
+        best = int(rows[iou[rows].argmax()])
         return (
             f"IoU too low: the nearest box of the class (score {found.scores[best]:.2f}) overlaps "
             f"it by {iou[best]:.2f}, and {FOUND:g} is needed."
@@ -143,6 +145,6 @@ def _why_missed(look: Look, row: int, owner: list[int], anchors: Tensor, of_anch
         highest = of_anchors.max().item() if len(of_anchors) else 0.0
         return f"Not learned: no anchor is matched to it, the best has IoU {highest:.2f}."
     return (
-        f"Not seen: its anchors score at most {scores[anchors].max():.3f} for {own}, and "
-        f"{least:g} makes a candidate."
+        f"Not seen: its anchors score at most {scores[anchors].max():.3f} for {own}, and a "
+        f"candidate needs {least:g}."
     )

@@ -37,7 +37,7 @@ rect { fill: none; stroke: var(--k, var(--ink)); stroke-width: 2; vector-effect:
 rect.truth { stroke: #ffffff; stroke-dasharray: 6 4; }
 rect.under { stroke: #000000; stroke-width: 3.5; stroke-opacity: .55; pointer-events: none; }
 rect.thin { stroke-width: 1; }
-rect.faint { stroke-opacity: .45; }
+rect.faint { stroke-opacity: .25; }
 svg.dim rect { stroke-opacity: .08; } svg.dim rect.hot { stroke-opacity: 1; stroke-width: 2.5; }
 .drawing text { fill: #ffffff; stroke: var(--k, #000000); stroke-width: .3em; paint-order: stroke;
   stroke-linejoin: round; font-weight: 600; pointer-events: none; }
