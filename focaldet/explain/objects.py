@@ -48,7 +48,7 @@ def objects(look: Look) -> list[Object]:
             verdict = (
                 f"Found by detection {rank + 1} (score {score:.2f}, IoU {iou:.2f})."
                 if found
-                else f"Score too low: its best box has score {score:.2f}, and {look.threshold:g} "
+                else f"Score too low: its best box has score {score:.3f}, and {look.threshold:g} "
                 f"is needed (IoU {iou:.2f})."
             )
         else:
@@ -107,9 +107,7 @@ def _why_missed(look: Look, row: int, owner: list[int], anchors: Tensor, of_anch
         rank = found.keep.tolist().index(kept)
         other = owner[rank] if rank < len(owner) else -1
         what = f"its best box (score {found.scores[best]:.2f}, IoU {iou[best]:.2f})"
-        low = (
-            "" if found.scores[best] > look.threshold else f", and scores below {look.threshold:g}"
-        )
+        low = f", and scores below {look.threshold:g}" * bool(found.scores[best] <= look.threshold)
         if kept != best:
             by = f"{'detection' if rank < shown else 'box'} {rank + 1}"
             whose = f", that of object {other + 1}," if other >= 0 else ""

@@ -123,7 +123,7 @@ def test_folders_tell_images_of_one_name_apart(case: SimpleNamespace, tmp_path: 
             truth.of(tmp_path / place)
 
 
-@pytest.mark.parametrize("bad", ["classes", "box", "out", "both"])
+@pytest.mark.parametrize("bad", ["classes", "box", "out", "data"])
 def test_bad_input_is_one_line(
     case: SimpleNamespace, bad: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +132,7 @@ def test_bad_input_is_one_line(
         "classes": "a checkpoint for the classes",
         "box": "has no area; expected width and height > 0",
         "out": "expected a new or an empty folder",
-        "both": "expected either --data or --voc",
+        "data": "no split 'val'",
     }[bad]
     if bad == "classes":
         case.content["categories"][0]["name"] = "ant"
@@ -142,7 +142,7 @@ def test_bad_input_is_one_line(
         case.out.mkdir()
         (case.out / "mine.txt").write_text("")
     else:
-        options["voc"] = "x"
+        options["data"] = case.out.parent
     case.data.write_text(json.dumps(case.content))
     assert run(case, case.images, **options) == 2
     err = capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_a_voc_folder(case: SimpleNamespace, tmp_path: Path) -> None:
     size = "<size><width>64</width><height>64</height><depth>3</depth></size>"
     (root / "Annotations" / "one.xml").write_text(f"<annotation>{size}{objects}</annotation>")
     (root / "ImageSets" / "Main" / "val.txt").write_text("one\n")
-    assert run(case, root / "JPEGImages", voc=root) == 0
+    assert run(case, root / "JPEGImages", data=root) == 0
     assert "<dd>3, of which" in (case.out / "one.html").read_text()
 
 

@@ -22,7 +22,7 @@ HALF = [10.0, 10, 50, 26]  # IoU .4 with HERE
 
 CASES: dict[str, dict[str, Any]] = {
     "Found by detection 1 (score 0.90, IoU 0.90).": {"found": [(NEAR, 0.9, 0)]},
-    "Score too low: its best box has score 0.30, and 0.5 is needed (IoU 0.90).": {
+    "Score too low: its best box has score 0.300, and 0.5 is needed (IoU 0.90).": {
         "found": [(FAR, 0.9, 0), (NEAR, 0.3, 0)]
     },
     "Suppressed: its best box (score 0.80, IoU 0.90) overlaps detection 1, that of object 2, "

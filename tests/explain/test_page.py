@@ -72,7 +72,7 @@ def test_it_is_well_formed_and_has_every_section(full: str) -> None:
     for words in (
         "3, of which 1 found at IoU .5",
         "Found by detection 1 (score 0.90, IoU 0.90).",
-        "Score too low: its best box has score 0.30",
+        "Score too low: its best box has score 0.300",
         "Not learned: no anchor is matched to it",
         "4 candidates",
         "0.80 (IoU 0.90)",  # suppressed by the first

@@ -11,6 +11,7 @@ CUT = {
     "train": "--size 96 --epochs 1 --batch-size 2 --workers 0 --device cpu",
     "evaluate": "--workers 0 --device cpu",
     "detect": "--device cpu",
+    "explain": "--device cpu",
     "export": "--device cpu",
 }
 
