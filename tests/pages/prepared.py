@@ -38,6 +38,9 @@ def prepare(folder: Path) -> None:
     ]
     for name in ("dt", "detections"):
         (folder / f"{name}.json").write_text(json.dumps(found))
+    (folder / "valid").mkdir()
+    for image in val["images"]:
+        shutil.copy(folder / "images" / image["file_name"], folder / "valid")
     _voc(folder, train, val)
     _photos(folder)
     _weights(folder)
