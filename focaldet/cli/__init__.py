@@ -18,7 +18,19 @@ from tqdm import tqdm
 from .. import __version__
 from ..checkpoint import OlderCheckpointWarning
 from ..errors import DataWarning, EndedElsewhere, UserError
-from . import convert, demo, detect, env, evaluate, experiment, explain, export, recipes, train
+from . import (
+    convert,
+    demo,
+    detect,
+    env,
+    evaluate,
+    experiment,
+    explain,
+    export,
+    figure,
+    recipes,
+    train,
+)
 from .parser import Command, Parser, add_commands
 
 COMMANDS: dict[str, Command] = {
@@ -32,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "recipes": recipes,
     "experiment": experiment,
+    "figure": figure,
 }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UserError
 from .results import Results, Row, Sample, described, milliseconds, sample
@@ -14,9 +15,19 @@ BASELINES = {
     "ce-alpha": "CE, alpha 0.5",  # plain cross entropy, halved
     "ohem": "FL, gamma 2, alpha 0.25",
 }
-PAPERS_CHOICE = ("FL, gamma 2, alpha 0.25", "CE, alpha 0.75")  # the best of Table 1b, of Table 1a
+FOCAL = "focal"
+RIVALS = {  # losses of the rows that focal loss is compared with, by what they are called
+    "balanced cross entropy": ("balanced_cross_entropy",),
+    "OHEM": ("ohem", "ohem_1to3"),
+}
+PAPERS_CHOICES = {  # the best rows of Tables 1b, 1a and 1d
+    FOCAL: "FL, gamma 2, alpha 0.25",
+    "balanced cross entropy": "CE, alpha 0.75",
+    "OHEM": "OHEM, 128 at 0.5",
+}
 
-# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, from any table of it.
+# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom, from any table of it. For
+# more than ten the last is taken, which is too much by 14 % at most.
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
@@ -35,17 +46,18 @@ def table(results: Results) -> str:
         f"| | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
     ]
-    base, paper = sample(baseline), baseline["paper"]
     for row in rows:
-        ap = sample(row)
+        ap, base = sample(row), sample(baseline)
+        other = row is not baseline
+        papers = None not in (row["paper"], baseline["paper"])
         cells = [
             ap.text,
-            f"{ap.mean - base.mean:+.1f}" if ap.values and base.values else "",
+            f"{ap.mean - base.mean:+.1f}" if other and ap.values and base.values else "",
             sample(row, "AP50").text if ap.values else "",
             *[milliseconds(row).text if milliseconds(row).values else ""] * timed,
             ", ".join(f"{value:.1f}" for value in ap.values),
             "" if row["paper"] is None else f"{row['paper']:.1f}",
-            "" if None in (row["paper"], paper) else f"{row['paper'] - paper:+.1f}",
+            f"{row['paper'] - baseline['paper']:+.1f}" if other and papers else "",
         ]
         lines.append(f"| {row['label']} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -59,11 +71,11 @@ def _baseline(results: Results) -> Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Focal loss against balanced cross entropy: two rows, AP in percent."""
+    """Focal loss against a rival: two rows, AP in percent."""
 
     what: str  # which rows were taken
     focal: str  # their labels
-    balanced: str
+    rival: str
     means: tuple[float, float]
     seeds: tuple[int, int]
     difference: float
@@ -74,31 +86,30 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        (focal, balanced), (n, m) = self.means, self.seeds
-        rows = f"{self.focal} ({focal:.1f}) against {self.balanced} ({balanced:.1f})"
-        apart = f"{self.difference:+.1f} AP"
+        (focal, rival), (n, m) = self.means, self.seeds
+        rows = f"{self.focal} ({focal:.1f}) against {self.rival} ({rival:.1f})"
         if self.standard_errors is None or self.needed is None:
-            end = f"{apart} with {n} and {m} seeds: no spread is known, so nothing is decided"
+            end = f"{self.difference:+.1f} AP with {n} and {m} seeds, no spread, nothing decided"
         else:
-            far = abs(self.standard_errors) >= self.needed
             verdict = "wins" if self.difference > 0 else "loses"
+            if abs(self.standard_errors) < self.needed:
+                verdict = "neither wins nor loses"
             end = (
-                f"focal loss {verdict if far else 'neither wins nor loses'}, {apart} or "
-                f"{self.standard_errors:+.1f} standard errors ({n} and {m} seeds; 95 % takes "
-                f"{self.needed:.1f})"
+                f"focal loss {verdict}, {self.difference:+.1f} AP or {self.standard_errors:+.1f} "
+                f"standard errors with {n} and {m} seeds (95 % takes {self.needed:.1f})"
             )
         return f"{self.what}, {rows}: {end}."
 
 
 def comparisons(*experiments: Results) -> list[Comparison]:
-    """Focal loss against balanced cross entropy, over the rows of all these experiments, which
-    must be of the same data and recipe.
+    """Focal loss against each of RIVALS, over the rows of all these experiments, which must be of
+    the same data and recipe.
 
     First the best row of each by mean AP. The best of several is flattered by its luck, and by
     being chosen on the images that it is scored on, the more so the more rows there are; so then
     the rows that the paper chose, which are not chosen here. Of a row that two experiments have,
     each seed counts once. Standard errors are Welch's, of two samples with their own variances.
-    Empty where a side has no runs. Raises `UserError` for other data or recipes.
+    Nothing for a rival without runs. Raises `UserError` for other data or recipes.
     """
     first = experiments[0]
     for other in experiments[1:]:
@@ -108,58 +119,66 @@ def comparisons(*experiments: Results) -> list[Comparison]:
                     f"{other['experiment']} is of another {key} than {first['experiment']}; "
                     "expected experiments that differ by their rows alone"
                 )
-    samples = _by_label(row for results in experiments for row in results["rows"])
-    focal, balanced = (
-        {label: s for label, (kind, s) in samples.items() if kind == side and s.values}
-        for side in ("focal", "balanced_cross_entropy")
-    )
-    if not (focal and balanced):
-        return []
-    best = [max(side, key=lambda label: side[label].mean) for side in (focal, balanced)]
-    counts = f"The best of {len(focal)} rows against the best of {len(balanced)}"
-    found = [_compare(counts, best, focal, balanced)]
-    if PAPERS_CHOICE[0] in focal and PAPERS_CHOICE[1] in balanced:
-        found.append(_compare("The paper's choice", PAPERS_CHOICE, focal, balanced))
+    rows = _by_label(row for results in experiments for row in results["rows"])
+    focal = _samples(rows, (FOCAL,))
+    found = []
+    for name, losses in RIVALS.items():
+        rival = _samples(rows, losses)
+        if not (focal and rival):
+            continue
+        best = [max(side, key=lambda label: side[label].mean) for side in (focal, rival)]
+        counts = f"The best of {len(focal)} of focal loss and of {len(rival)} of {name}"
+        found.append(_compare(counts, (best[0], focal[best[0]]), (best[1], rival[best[1]])))
+        chosen = PAPERS_CHOICES[FOCAL], PAPERS_CHOICES[name]
+        if chosen[0] in focal and chosen[1] in rival:
+            sides = (chosen[0], focal[chosen[0]]), (chosen[1], rival[chosen[1]])
+            found.append(_compare("The paper's choice", *sides))
     return found
 
 
-def _by_label(rows: Iterable[Row]) -> dict[str, tuple[str, Sample]]:
-    """Loss and sample of each row, the runs of equal rows put together."""
-    runs: dict[str, dict[int, Row]] = {}
-    kinds: dict[str, str] = {}
+def _by_label(rows: Iterable[Row]) -> dict[str, Row]:
+    """The runs of equal rows put together."""
+    merged: dict[str, Any] = {}
     for row in rows:
-        model = row["changes"].get("model", {})
-        kinds[row["label"]] = model.get("loss", "")
-        runs.setdefault(row["label"], {}).update({run["seed"]: run for run in row["runs"]})
-    return {
-        label: (kinds[label], sample({"runs": list(each.values())})) for label, each in runs.items()
+        each = merged.setdefault(row["label"], {"changes": row["changes"], "runs": {}})
+        each["runs"].update({run["seed"]: run for run in row["runs"]})
+    return {label: {**row, "runs": list(row["runs"].values())} for label, row in merged.items()}
+
+
+def _samples(rows: Mapping[str, Row], losses: Sequence[str]) -> dict[str, Sample]:
+    """Of the rows with one of these losses that have runs."""
+    found = {
+        label: sample(row)
+        for label, row in rows.items()
+        if row["changes"].get("model", {}).get("loss") in losses
     }
+    return {label: each for label, each in found.items() if each.values}
 
 
-def _compare(
-    what: str, labels: Sequence[str], focal: dict[str, Sample], balanced: dict[str, Sample]
-) -> Comparison:
-    a, b = focal[labels[0]], balanced[labels[1]]
+def _compare(what: str, focal: tuple[str, Sample], rival: tuple[str, Sample]) -> Comparison:
+    (label, a), (other, b) = focal, rival
     difference = a.mean - b.mean
     error, freedom = _welch(a, b)
     return Comparison(
         what,
-        *labels[:2],
+        label,
+        other,
         means=(a.mean, b.mean),
         seeds=(len(a), len(b)),
         difference=difference,
         standard_error=error,
         standard_errors=difference / error if error else None,
-        needed=T_95[min(int(freedom), len(T_95)) - 1] if freedom else None,
+        needed=T_95[min(freedom, len(T_95)) - 1] if freedom else None,
     )
 
 
-def _welch(a: Sample, b: Sample) -> tuple[float | None, float | None]:
-    """The standard error of the difference of two means, and its degrees of freedom (Welch 1947,
-    "The generalization of Student's problem", Biometrika 34)."""
+def _welch(a: Sample, b: Sample) -> tuple[float | None, int | None]:
+    """The standard error of the difference of two means, and its degrees of freedom, rounded down
+    (Welch 1947, "The generalization of Student's problem", Biometrika 34)."""
     if a.deviation is None or b.deviation is None:
         return None, None
     u, v = a.deviation**2 / len(a), b.deviation**2 / len(b)
     if u + v == 0:
         return None, None
-    return math.sqrt(u + v), (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
+    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
+    return math.sqrt(u + v), int(freedom + 1e-9)  # at least 1, but for rounding
