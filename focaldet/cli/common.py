@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..data import CocoDataset, Compose, DetectionDataset, VocDataset
+from ..data.folder import open_folder
 from ..errors import UserError
 from ..evaluate import table
 from ..scoring import EVALUATORS
@@ -40,8 +41,10 @@ def dataset(
     }
     if args.voc:
         return VocDataset(args.voc, split, **options)
+    if annotations and not images and Path(annotations).is_dir():
+        return open_folder(annotations, split, **options)
     if not (annotations and images):
-        raise UserError("expected --data and --images, or --voc")
+        raise UserError("expected --data and --images, --data of a folder, or --voc")
     return CocoDataset(annotations, images, **options)
 
 

@@ -60,7 +60,7 @@ def read_results(path: str | Path) -> Results:
     """A results.json. Raises `UserError` for what is not one."""
     results = read_json(path)
     try:
-        results["experiment"], results["data"]["digest"], results["recipe"]
+        results["experiment"], results["table"], results["data"]["digest"], described(results)
         for row in results["rows"]:
             row["label"], row["changes"], row["paper"], sample(row), milliseconds(row)
     except (KeyError, TypeError, AttributeError) as error:
@@ -73,10 +73,7 @@ def read_results(path: str | Path) -> Results:
 
 def described(results: Results) -> str:
     """What was measured, in a line: data, recipe, runs."""
-    data, rows = results["data"], results["rows"]
-    images = data.get("images", {})
-    counts = ", ".join(f"{number} {split}" for split, number in images.items())
-    name = " ".join(filter(None, (data.get("name"), f"({counts} images)" if counts else "")))
-    done = sum(len(row["runs"]) for row in rows)
-    recipe = results["recipe"].get("name", "")
-    return ", ".join(filter(None, (name, f"recipe {recipe}" if recipe else "", f"{done} runs")))
+    data, done = results["data"], sum(len(row["runs"]) for row in results["rows"])
+    images = [f"{number} {split}" for split, number in data["images"].items()]
+    parts = [data.get("name"), f"{', '.join(images)} images", f"recipe {results['recipe']['name']}"]
+    return ", ".join(filter(None, [*parts, f"{done} runs"]))

@@ -16,7 +16,8 @@ from ..parser import Parser, count, number, positive
 
 SUMMARY = "what part of the loss the easiest anchors have, by gamma, for a trained model"
 EXAMPLES = (
-    "focaldet figure 4 --weights runs/cells/best.safetensors --data val.json --images images "
+    "focaldet figure 4 --weights runs/x/best.safetensors --data BCCD --out figure4.svg",
+    "focaldet figure 4 --weights runs/x/best.safetensors --data val.json --images images "
     "--out figure4.svg --json figure4.json",
 )
 
@@ -24,9 +25,9 @@ EXAMPLES = (
 def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("--weights", required=True, metavar="FILE", help="checkpoint of the model to run")
-    add("--data", metavar="JSON", help="ground truth, COCO")
+    add("--data", metavar="PATH", help="folder of a data set; or COCO JSON, with --images")
     add("--images", metavar="DIR", help="folder of the images")
-    add("--split", default="val", metavar="NAME", help="with --voc")
+    add("--split", default="val", metavar="NAME", help="of a folder, and with --voc")
     add_data(add)
     add("--gammas", nargs="+", type=number, default=GAMMAS, metavar="G", help="of the losses")
     add("--limit", type=positive, metavar="N", help="only the first N images")

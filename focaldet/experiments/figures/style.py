@@ -6,6 +6,7 @@ dashes, too. The ground is light, so that a figure reads on a dark page.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ def write(path: str | Path, draw: Callable[[], Figure]) -> None:
 
 
 def panels(
-    *titles: str, width: float = 7.4, height: float = 3.2, same_rows: bool = False
+    *titles: str, width: float = 7.8, height: float = 3.2, same_rows: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Axes side by side in a figure of this size in inches; their vertical axis may be one."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(figure.subplots(1, len(titles), squeeze=False, sharey=same_rows)[0])
+    room = int(width / len(titles) * 11)  # characters
     for panel, title in zip(axes, titles, strict=True):
-        panel.set_title(title, loc="left")
+        lines = [textwrap.fill(line, room) for line in title.splitlines()]
+        panel.set_title("\n".join(lines), loc="left")
     return figure, axes
