@@ -12,7 +12,7 @@ from ..data import DetectionDataset
 from ..data.folder import open_folder
 from ..data.transforms import Transform
 from ..errors import UserError
-from ..experiments import EXPERIMENTS, Experiment, run_experiment
+from ..experiments import EXPERIMENTS, Experiment, run_experiment, write_report
 from .common import add_device, device
 from .parser import Parser, positive
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         range(args.seeds),
         device(args.device),
     )
-    print(f"{file}")
+    print(f"{write_report(file)}\n\nwrote {file.parent}")
 
 
 def _with_rows(experiment: Experiment, patterns: list[str] | None) -> Experiment:

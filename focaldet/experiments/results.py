@@ -11,7 +11,9 @@ from typing import Any
 from ..errors import UserError
 from ..files import read_json
 
-Results = Mapping[str, Any]  # the content of a results.json, see `run_experiment`
+RESULTS = "results.json"  # the name of the file
+
+Results = Mapping[str, Any]  # its content, see `run_experiment`
 Row = Mapping[str, Any]
 
 
@@ -63,6 +65,8 @@ def read_results(path: str | Path) -> Results:
         results["experiment"], results["table"], results["data"]["digest"], described(results)
         for row in results["rows"]:
             row["label"], row["changes"], row["paper"], sample(row), milliseconds(row)
+            for run in row["runs"]:
+                run["seed"], run["minutes"], run["device"], run["threads"], run["torch"]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: no results of an experiment ({type(error).__name__}: {error}); expected the "

@@ -29,9 +29,10 @@ from ..files import read_json, write_atomically
 from ..models import RetinaNet, for_inference
 from ..recipes import Configuration
 from ..train import train
+from .results import RESULTS
 from .rows import Experiment, Row
 
-RESULTS, RUNS, DONE = "results.json", "runs", "run.json"
+RUNS, DONE = "runs", "run.json"
 TIMED_IMAGES = 20
 
 OpenSplit = Callable[[str, Transform], DetectionDataset]
