@@ -71,10 +71,11 @@ def comparisons(results: Results, sweep: Results | None = None) -> list[Comparis
     """Focal loss against the rival of the experiment, if it has one and both have runs.
 
     `sweep` adds rows of the rival, those of another experiment on the same data with the same
-    recipe; of a row that both have, each seed counts once. First the best row of each by mean AP.
-    The best of several is flattered by its luck, and by being chosen on the images that it is
-    scored on, the more so the more rows there are; so then the rows that the paper chose, which
-    are not chosen here. Standard errors are Welch's, of two samples with their own variances.
+    recipe; of a row that both have, each seed counts once. First the best row of each by mean AP,
+    of those with more than one seed. The best of several is flattered by its luck, and by being
+    chosen on the images that it is scored on, the more so the more rows there are; so then the
+    rows that the paper chose, which are not chosen here. Standard errors are Welch's, of two
+    samples with their own variances.
     Raises `UserError` for a sweep of other data or another recipe.
     """
     rival = RIVALS.get(results["experiment"])
@@ -89,9 +90,8 @@ def comparisons(results: Results, sweep: Results | None = None) -> list[Comparis
     ours, theirs = _samples(rows, ("focal",)), _samples(rows, rival.losses)
     if not (ours and theirs):
         return []
-    best = [max(side, key=lambda label: side[label].mean) for side in (ours, theirs)]
     what = f"The best of {len(ours)} of focal loss and of {len(theirs)} of {rival.name}"
-    found = [_compare(what, (best[0], ours[best[0]]), (best[1], theirs[best[1]]))]
+    found = [_compare(what, _best(ours), _best(theirs))]
     if FOCAL in ours and rival.choice in theirs:
         chosen = (FOCAL, ours[FOCAL]), (rival.choice, theirs[rival.choice])
         found.append(_compare("The paper's choice", *chosen))
@@ -119,6 +119,12 @@ def _samples(rows: Mapping[str, Row], losses: Sequence[str]) -> dict[str, Sample
         if row["changes"].get("model", {}).get("loss") in losses
     }
     return {label: each for label, each in found.items() if each.values}
+
+
+def _best(samples: Mapping[str, Sample]) -> tuple[str, Sample]:
+    """By its mean; one seed is not enough, where another row has more."""
+    several = [item for item in samples.items() if len(item[1]) > 1]
+    return max(several or samples.items(), key=lambda item: item[1].mean)
 
 
 def _compare(what: str, focal: tuple[str, Sample], rival: tuple[str, Sample]) -> Comparison:

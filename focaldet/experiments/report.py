@@ -101,7 +101,11 @@ def _baseline(results: Results) -> Row:
 def _conditions(results: Results) -> str:
     """Of the runs that are done: where, and how long one took that was not interrupted."""
     runs = [run for row in results["rows"] for run in row["runs"]]
-    where = {f"{run['device']}, {run['threads']} threads, torch {run['torch']}" for run in runs}
+    where = {
+        f"{run['device']}, {run['threads']} thread{'s' * (run['threads'] != 1)}, torch "
+        f"{run['torch']}"
+        for run in runs
+    }
     minutes = [run["minutes"] for run in runs if run["minutes"] is not None]
     time = [f"{statistics.median(minutes):.1f} min a run"] if minutes else []
     return "".join(f"; {part}" for part in [*sorted(where), *time])

@@ -1,14 +1,12 @@
-"""The rows of the paper's Table 1, as changes of a recipe, with the AP that the paper got.
-
-Lin et al. 2017, arXiv 1708.02002, Table 1: COCO minival after training on trainval35k, ResNet-50
-and 600 pixels unless named, in (d) ResNet-101.
-"""
+"""The rows of the paper's Table 1, as changes of a recipe, with the AP that the paper got."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from . import paper
 
 Changes = Mapping[str, Mapping[str, Any]]  # of a `Configuration`, by table
 
@@ -33,17 +31,17 @@ class Experiment:
     timed: bool = False  # whether the time of inference is measured, too
 
 
-def _balanced(alpha: float, paper: float) -> Row:
+def _balanced(alpha: float, ap: float) -> Row:
     changes = {"model": {"loss": "balanced_cross_entropy", "alpha": alpha}}
-    return Row(f"CE, alpha {alpha:g}", changes, paper)
+    return Row(f"CE, alpha {alpha:g}", changes, ap)
 
 
-def _focal(gamma: float, alpha: float, paper: float) -> Row:
+def _focal(gamma: float, alpha: float, ap: float) -> Row:
     changes = {"model": {"loss": "focal", "gamma": gamma, "alpha": alpha}}
-    return Row(f"FL, gamma {gamma:g}, alpha {alpha:g}", changes, paper)
+    return Row(f"FL, gamma {gamma:g}, alpha {alpha:g}", changes, ap)
 
 
-def _anchors(scales: int, ratios: int, paper: float) -> Row:
+def _anchors(scales: int, ratios: int, ap: float) -> Row:
     changes: Changes = {
         "anchors": {
             "convention": "paper",
@@ -51,95 +49,62 @@ def _anchors(scales: int, ratios: int, paper: float) -> Row:
             "aspect_ratios": {1: [1.0], 3: [0.5, 1.0, 2.0]}[ratios],
         }
     }
-    return Row(f"{scales} scales, {ratios} ratios", changes, paper)
+    return Row(f"{scales} scales, {ratios} ratios", changes, ap)
 
 
-def _mined(loss: str, batch: int, nms: float, paper: float) -> Row:
+def _mined(loss: str, batch: int, nms: float, ap: float) -> Row:
     name = {"ohem": "OHEM", "ohem_1to3": "OHEM 1:3"}[loss]
     changes = {"model": {"loss": loss, "ohem_batch": batch, "ohem_nms_thresh": nms}}
-    return Row(f"{name}, {batch} at {nms:g}", changes, paper)
+    return Row(f"{name}, {batch} at {nms:g}", changes, ap)
 
 
-def _sized(backbone: str, size: int, paper: float) -> Row:
+def _sized(backbone: str, size: int, ap: float) -> Row:
     # The longest side as it is limited in Detectron: 1333 for 800.
     changes: Changes = {
         "model": {"backbone": backbone, "min_size": size, "max_size": round(size * 5 / 3)},
         "data": {"min_sizes": None},
     }
-    return Row(f"{backbone}, {size} px", changes, paper)
+    return Row(f"{backbone}, {size} px", changes, ap)
 
 
 CE_ALPHA = Experiment(
     "ce-alpha",
     "1a",
     "Balanced cross entropy, by alpha",
-    tuple(
-        _balanced(alpha, paper)
-        for alpha, paper in {
-            0.1: 0.0, 0.25: 10.8, 0.5: 30.2, 0.75: 31.1, 0.9: 30.8, 0.99: 28.7, 0.999: 25.1,
-        }.items()
-    ),
-)  # fmt: skip
+    tuple(_balanced(alpha, result.ap) for alpha, result in paper.CE_ALPHA.items()),
+)
 FL_GAMMA = Experiment(
     "fl-gamma",
     "1b",
     "Focal loss, by gamma, each with its best alpha",
-    (
-        _balanced(0.75, 31.1),  # gamma 0
-        _focal(0.1, 0.75, 31.4),
-        _focal(0.2, 0.75, 31.9),
-        _focal(0.5, 0.5, 32.9),
-        _focal(1.0, 0.25, 33.7),
-        _focal(2.0, 0.25, 34.0),
-        _focal(5.0, 0.25, 32.2),
+    tuple(
+        _focal(gamma, alpha, result.ap) if gamma else _balanced(alpha, result.ap)
+        for (gamma, alpha), result in paper.FL_GAMMA.items()
     ),
 )
 ANCHORS = Experiment(
     "anchors",
     "1c",
     "Anchors, by scales and aspect ratios at each position",
-    (
-        _anchors(1, 1, 30.3),
-        _anchors(2, 1, 31.9),
-        _anchors(3, 1, 31.8),
-        _anchors(1, 3, 32.4),
-        _anchors(2, 3, 34.2),
-        _anchors(3, 3, 34.0),
-        _anchors(4, 3, 33.8),
-    ),
+    tuple(_anchors(*numbers, result.ap) for numbers, result in paper.ANCHORS.items()),
 )
 OHEM = Experiment(
     "ohem",
     "1d",
     "Focal loss against online hard example mining, by batch and NMS threshold",
     (
-        _mined("ohem", 128, 0.7, 31.1),
-        _mined("ohem", 256, 0.7, 31.8),
-        _mined("ohem", 512, 0.7, 30.6),
-        _mined("ohem", 128, 0.5, 32.8),
-        _mined("ohem", 256, 0.5, 31.0),
-        _mined("ohem", 512, 0.5, 27.6),
-        _mined("ohem_1to3", 128, 0.5, 31.1),
-        _mined("ohem_1to3", 256, 0.5, 28.3),
-        _mined("ohem_1to3", 512, 0.5, 24.0),
-        _focal(2.0, 0.25, 36.0),
+        *(_mined("ohem", *how, result.ap) for how, result in paper.OHEM.items()),
+        *(_mined("ohem_1to3", *how, result.ap) for how, result in paper.OHEM_1TO3.items()),
+        _focal(2.0, 0.25, paper.OHEM_FOCAL.ap),
     ),
 )
 SPEED_ACCURACY = Experiment(
     "speed-accuracy",
     "1e",
     "Accuracy against the time of inference, by backbone and shorter side",
-    (
-        _sized("resnet50", 400, 30.5),
-        _sized("resnet50", 500, 32.5),
-        _sized("resnet50", 600, 34.3),
-        _sized("resnet50", 700, 35.1),
-        _sized("resnet50", 800, 35.7),
-        _sized("resnet101", 400, 31.9),
-        _sized("resnet101", 500, 34.4),
-        _sized("resnet101", 600, 36.0),
-        _sized("resnet101", 700, 37.1),
-        _sized("resnet101", 800, 37.8),
+    tuple(
+        _sized(f"resnet{depth}", size, result.ap)
+        for (depth, size), result in paper.SPEED_ACCURACY.items()
     ),
     timed=True,
 )
