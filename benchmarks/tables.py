@@ -1,8 +1,9 @@
 """`python -m benchmarks.tables`: renders benchmarks/results into the pages that show them.
 
 `python -m benchmarks --device cpu --json benchmarks/results/cpu.json` makes such a result, `bash
-benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them, and
-`python -m benchmarks.detector` those in detector/, `python tests/wheels.py try` that in wheels/.
+benchmarks/gpu.sh` those in gpu/, the modules of benchmarks.bars those that are named like them,
+`python -m benchmarks.detector` those in detector/, `python -m benchmarks.experiments` those in
+experiments/, and `python tests/wheels.py try` that in wheels/.
 Each table stands between two marker lines.
 `--check` changes nothing, and exits with 1 if they do not say what the results say. A CPU's table
 names the csrc/ that it measured and outlives it; what is said of a GPU turns into "not measured
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT, bars, detector, headline, wheels
+from . import ROOT, bars, detector, experiments, headline, wheels
 from .bars import (
     checkpoint,
     drop_in,
@@ -62,6 +63,7 @@ PAGES = {  # below the root, and the sections between markers in each
     "docs/guides/install.md": ("wheels",),
     "docs/guides/train.md": ("loading", "checkpoint", "evaluation", "bccd"),
     "docs/guides/scale.md": ("training",),
+    "docs/guides/experiments.md": experiments.SECTIONS,
     "examples/README.md": ("recipes",),
 }
 
@@ -94,6 +96,8 @@ def content(results: Path, section: str) -> str:
         return headline.render(*measured(results))
     if section == "benchmarks":
         return render(*measured(results))
+    if section in experiments.SECTIONS:
+        return experiments.section(results, section)
     if section == "wheels":
         path, writer = results / "wheels" / "linux.json", "`python tests/wheels.py try`"
         show = wheels.table

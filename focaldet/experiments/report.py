@@ -24,7 +24,8 @@ def write_report(file: Path, note: Callable[[str], None] = print) -> str:
     """Writes the text and the plot of a results.json beside it, as TABLE and PLOT; returns the
     text. Without matplotlib that is noted, and there is no plot."""
     results = read_results(file)
-    text = report(results, sweep_beside(file, results))
+    sweep = sweep_for(results, lambda name: file.parent.parent / name / RESULTS)
+    text = report(results, sweep)
     write_atomically(file.with_name(TABLE), f"{text}\n".encode())
     try:
         plot = check_file(file.with_name(PLOT))
@@ -35,14 +36,14 @@ def write_report(file: Path, note: Callable[[str], None] = print) -> str:
     return text
 
 
-def sweep_beside(file: Path, results: Results) -> Results | None:
-    """What `comparisons` may take in: the other experiment in the folder, of the same setup."""
+def sweep_for(results: Results, file_of: Callable[[str], Path]) -> Results | None:
+    """What `comparisons` may take in: another experiment's results, if they are there, and of the
+    same setup. `file_of`: where those of an experiment are."""
     rival = RIVALS.get(results["experiment"])
-    if rival is None or rival.sweep is None:
+    if rival is None or rival.sweep is None or not file_of(rival.sweep).exists():
         return None
-    other = file.parent.parent / rival.sweep / RESULTS
-    sweep = read_results(other) if other.exists() else None
-    return sweep if sweep and same_setup(results, sweep) else None
+    sweep = read_results(file_of(rival.sweep))
+    return sweep if same_setup(results, sweep) else None
 
 
 def report(results: Results, sweep: Results | None = None) -> str:

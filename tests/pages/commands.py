@@ -13,6 +13,8 @@ CUT = {
     "detect": "--device cpu",
     "explain": "--device cpu",
     "export": "--device cpu",
+    "figure 4": "--workers 0 --device cpu",
+    "experiment": "--recipe quick.toml --seeds 1 --rows 'FL, gamma 2*' --device cpu",
 }
 
 RELEASE = (
@@ -77,7 +79,8 @@ def elsewhere(words: list[str], ci: str) -> bool:
 
 def shortened(words: list[str]) -> list[str]:
     """The arguments of a command `focaldet ...`, with those that cut it short."""
-    return [*words[1:], *shlex.split(CUT.get(words[1], ""))] if len(words) > 1 else []
+    cut = next((CUT[name] for name in (" ".join(words[1:3]), *words[1:2]) if name in CUT), "")
+    return [*words[1:], *shlex.split(cut)]
 
 
 def launched(words: list[str]) -> list[str]:

@@ -19,6 +19,18 @@ from focaldet.models.resnet import ResNet
 
 SIZE = 64  # pixels, the side of a scene
 SMALL = {"width": 8, "fpn_channels": 16, "head_depth": 1}
+QUICK = f"""[model]
+backbone = "resnet18"
+min_size = {SIZE}
+max_size = {SIZE}
+width = 8
+fpn_channels = 16
+head_depth = 1
+
+[train]
+epochs = 1
+workers = 0
+"""
 TRAIN = 4  # scenes to train on; as many again are validated with
 
 
@@ -41,6 +53,7 @@ def prepare(folder: Path) -> None:
     (folder / "valid").mkdir()
     for image in val["images"]:
         shutil.copy(folder / "images" / image["file_name"], folder / "valid")
+    (folder / "quick.toml").write_text(QUICK)
     _voc(folder, train, val)
     _photos(folder)
     _weights(folder)
