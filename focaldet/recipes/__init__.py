@@ -92,8 +92,12 @@ class Configuration:
         return {**_defaults(RetinaNet), **self.model}
 
     def with_(self, **tables: Table) -> Configuration:
-        """A copy with other values in some of its tables: `with_(train={"epochs": 3})`."""
-        changed: dict[str, Any] = {n: {**getattr(self, n), **t} for n, t in tables.items()}
+        """A copy with other values in some of its tables: `with_(train={"epochs": 3})`. None leaves
+        an entry out."""
+        changed: dict[str, Any] = {
+            name: {k: v for k, v in {**getattr(self, name), **table}.items() if v is not None}
+            for name, table in tables.items()
+        }
         return replace(self, **changed)
 
     def tables(self) -> dict[str, Table]:
