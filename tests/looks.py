@@ -70,6 +70,7 @@ def look(
         nms_iou=0.5,
         limit=100,
         fg_iou=0.5,
+        finest_level=3,
     )
     return replace(made, **changes)
 

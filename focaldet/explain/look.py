@@ -44,6 +44,10 @@ class Look:
     nms_iou: float
     limit: int  # detections an image
     fg_iou: float
+    finest_level: int  # 3 where the first level is P3
+
+    def level_name(self, level: int | Tensor) -> str:
+        return f"P{int(level) + self.finest_level}"
 
     @property
     def detections(self) -> Detection:
@@ -106,6 +110,7 @@ def look(
         nms_iou=model.nms_thresh,
         limit=model.detections_per_img,
         fg_iou=model.config["fg_iou_thresh"],
+        finest_level=model.config["finest_level"],
     )
 
 

@@ -15,7 +15,7 @@ from focaldet.detect import coco_records, detect
 from focaldet.explain import look
 from focaldet.explain.look import Look
 from focaldet.models import RetinaNet, for_inference
-from focaldet.ops import box_iou, match_anchors
+from focaldet.ops import AnchorGrid, box_iou, match_anchors
 
 NAMES = ["ant", "bee", "cat"]
 TARGET = {
@@ -98,3 +98,12 @@ def test_the_models_settings_stay(model: RetinaNet, picture: Image.Image) -> Non
     before = {k: v for k, v in vars(model).items() if isinstance(v, int | float)}
     seen(model, picture, 0.3)
     assert {k: v for k, v in vars(model).items() if isinstance(v, int | float)} == before
+
+
+def test_a_model_from_p2_on(picture: Image.Image) -> None:
+    """Its levels keep their names, and its candidates come from all five."""
+    sizes = {"sizes": [8, 16, 32, 64, 128], "strides": [4, 8, 16, 32, 64]}
+    model = tiny_model(finest_level=2, anchor_grid=AnchorGrid.paper(**sizes), score_thresh=0.0101)
+    found = seen(model.eval(), picture, 0.5)
+    assert found.level_name(0) == "P2" and found.anatomy.level.unique().tolist() == [0, 1, 2, 3, 4]
+    assert (found.anatomy.match >= 0).any()

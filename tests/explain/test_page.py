@@ -176,6 +176,11 @@ def test_score_maps_lie_where_the_anchors_are() -> None:
     assert size == 'x="0.00" y="0.00" width="100.00" height="100.00"'
 
 
+def test_levels_have_the_models_names() -> None:
+    assert "P3, stride 100" in Reader(page(look(None)))
+    assert "P2, stride 100" in Reader(page(look(None, finest_level=2)))
+
+
 def test_heat_rises_with_the_score() -> None:
     uri = heat(torch.tensor([[0.0, 0.25, 0.5], [0.1, 0.05, 0.0]]), 0.5)
     with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as file:

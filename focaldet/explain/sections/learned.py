@@ -11,7 +11,6 @@ from ..objects import Object
 from ..pictures import around, colour, drawing, rect
 
 ROWS, DRAWN, ANCHORS = 400, 24, 30  # objects in the table, objects drawn, anchors drawn of each
-FIRST_LEVEL = 3  # P3
 TITLE = "Objects and their anchors"
 NO_TRUTH = "Without ground truth (--data) there are no objects to speak of."
 
@@ -59,7 +58,7 @@ def _cells(look: Look, thing: Object) -> Iterator[str]:
     yield str(thing.number)
     yield look.class_names[thing.label]
     yield str(len(thing.anchors))
-    yield ", ".join(f"P{level + FIRST_LEVEL}: {n}" for level, n in thing.levels)
+    yield ", ".join(f"{look.level_name(level)}: {n}" for level, n in thing.levels)
     yield f"{thing.best_iou:.2f}"
     yield str(thing.by_low_quality)
     yield thing.verdict
@@ -71,7 +70,7 @@ def _drawn(look: Look, thing: Object) -> str:
         rect(
             look.anatomy.anchors[row].tolist(),
             f"thin {colour(thing.label)}",
-            f"anchor on P{int(look.anatomy.level[row]) + FIRST_LEVEL}, IoU {iou:.2f}",
+            f"anchor on {look.level_name(look.anatomy.level[row])}, IoU {iou:.2f}",
         )
         for row, iou in zip(thing.anchors[best].tolist(), thing.ious[best].tolist(), strict=True)
     ]

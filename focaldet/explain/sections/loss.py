@@ -13,7 +13,6 @@ from ..loss import EASY, Carried, carried
 from ..markup import figure, figures, paragraph, percent, table
 from ..markup import section as section_of
 from ..pictures import around, drawing, rect, text
-from .learned import FIRST_LEVEL
 
 TITLE = "Which anchors carry the loss"
 NO_TRUTH = "Without ground truth (--data) there is no loss."
@@ -83,7 +82,7 @@ def _one(look: Look, found: Carried, number: int, row: int, total: float) -> str
     else:
         is_a = f"is background, and scores {scores[top]:.3f} for {names[top]}"
     caption = (
-        f"{number + 1}: an anchor of P{int(anatomy.level[row]) + FIRST_LEVEL} {is_a}"
+        f"{number + 1}: an anchor of {look.level_name(anatomy.level[row])} {is_a}"
         f"{_nearest(look, anatomy.anchors[row])}. {percent(found.losses[row].item() / total)} of "
         "the loss."
     )

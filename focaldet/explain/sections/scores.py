@@ -11,7 +11,6 @@ from ..look import Look
 from ..markup import figure, figures, first, paragraph
 from ..markup import section as section_of
 from ..pictures import drawing, heat
-from .learned import FIRST_LEVEL
 
 CLASSES = 10  # with maps of their own
 
@@ -54,5 +53,5 @@ def _levels(look: Look, scores: Tensor, highest: float) -> Iterator[str]:
             f'width="{width * step_x / scale_x:.2f}" height="{height * step_y / scale_y:.2f}" '
             f'preserveAspectRatio="none" href="{heat(places, highest)}"/>'
         )
-        name = f"P{number + FIRST_LEVEL}, stride {step_x}: at most {places.max():.3f}"
+        name = f"{look.level_name(number)}, stride {step_x}: at most {places.max():.3f}"
         yield figure(drawing(look.picture.size, [shown], name, css="pale"), name)
