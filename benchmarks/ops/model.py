@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import focaldet.reference
-from focaldet.models import RetinaNet
-from focaldet.models.retinanet import Detections
+from focaldet.models import Detections, RetinaNet
 
 from ..case import BOTH, Case, Run
 from ..inputs import Setup, ground_truth

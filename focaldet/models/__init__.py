@@ -1,7 +1,8 @@
 """RetinaNet on the operators of `focaldet.ops`."""
 
 from .inference import for_inference
-from .retinanet import V2, Detection, Detections, LossDict, Losses, RetinaNet
+from .outputs import Detection, Detections, LossDict, Losses
+from .retinanet import V2, RetinaNet
 from .transform import GroundTruth
 
 __all__ = [

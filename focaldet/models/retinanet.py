@@ -6,16 +6,24 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
 from ..ops import AnchorGrid, Anchors, retinanet_postprocess
-from ..ops.choices import BoxLoss, LowQuality, Normalizer
+from ..ops.choices import (
+    BOX_LOSSES,
+    LOW_QUALITY,
+    NORMALIZERS,
+    BoxLoss,
+    LowQuality,
+    Normalizer,
+)
 from .backbones import check_backbone, make_body
 from .fpn import BodyWithFPN, FeaturePyramid, check_levels
 from .head import RetinaNetHead
 from .losses import LOSSES, Loss, LossName, make_loss
+from .outputs import Detection, Detections, LossDict, Losses
 from .resnet import NORMS, STRIDES_IN
 from .transform import GroundTruth, Transform
 
@@ -33,36 +41,6 @@ class Variant(TypedDict):
 
 # torchvision's second version, `retinanet_resnet50_fpn_v2`: RetinaNet(K, **V2).
 V2: Variant = {"p6_from": "c5", "head_norm": "group", "box_loss": "giou"}
-
-
-class Losses(NamedTuple):
-    classification: Tensor  # []
-    bbox_regression: Tensor  # []
-    n_foreground: Tensor  # int64: the foreground anchors that the losses are normalised by
-
-
-class LossDict(TypedDict):
-    """What the model gives in training: scalars."""
-
-    classification: Tensor
-    bbox_regression: Tensor
-
-
-class Detection(TypedDict):
-    """What the model gives in evaluation, for each image: n boxes by falling score."""
-
-    boxes: Tensor  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image
-    scores: Tensor  # float32 [n]
-    labels: Tensor  # int64 [n]
-
-
-class Detections(NamedTuple):
-    """M rows an image, the first counts[b] of them detections by falling score, then padding."""
-
-    boxes: Tensor  # float32 [B, M, 4]: x1, y1, x2, y2 in pixels; padding 0
-    scores: Tensor  # float32 [B, M]; padding 0
-    labels: Tensor  # int64 [B, M]; padding -1
-    counts: Tensor  # int64 [B]
 
 
 class RetinaNet(nn.Module):
@@ -166,7 +144,10 @@ class RetinaNet(nn.Module):
             "p7_relu": (True, False),
             "stride_in": STRIDES_IN,
             "finest_level": (2, 3),
+            "low_quality": LOW_QUALITY,
             "loss": LOSSES,
+            "box_loss": BOX_LOSSES,
+            "normalizer": NORMALIZERS,
         }.items():
             if arguments[name] not in choices:
                 raise ValueError(f"{name}: expected one of {choices}, got {arguments[name]!r}")

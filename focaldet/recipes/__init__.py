@@ -46,7 +46,9 @@ CONVENTIONS: dict[str, Callable[..., AnchorGrid]] = {
 DATA = {"flip": "both", "min_sizes": [640, 800], "scales": [0.8, 1.25], "crop": 512}
 
 Table = Mapping[str, Any]
-# What a value may be, by the type of the usual one; of one that is None, anything.
+# Values such as there are of what is usually None.
+OPTIONAL = {"max_scale": 2.0, "head_norm": "group", "lr": 1e-3, "weight_decay": 1e-4}
+# What a value may be, by the type of the usual one.
 _KINDS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
     int: (int,),
@@ -157,11 +159,12 @@ class Configuration:
         for key, value in getattr(self, table).items():
             if key not in usual:
                 raise self._wrong(f"{table}.{key} is unknown", usual, key)
-            kinds = _KINDS.get(type(usual[key]), (object,))
-            if not isinstance(value, kinds) or isinstance(value, bool) > (bool in kinds):
+            like = OPTIONAL.get(key, usual[key])
+            kinds = _KINDS[type(like)]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise UserError(
                     f"recipe {self.name}: {table}.{key} is {value!r}; expected a value such as "
-                    f"{usual[key]!r}"
+                    f"{like!r}"
                 )
 
     def _wrong(self, what: str, allowed: Iterable[str], near: object) -> UserError:

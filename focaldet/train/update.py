@@ -23,8 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Target
 from ..distributed import Ranks
-from ..models import RetinaNet
-from ..models.retinanet import Losses
+from ..models import Losses, RetinaNet
 from ..models.transform import Targets, whole_strides
 from .recipe import PRECISIONS, Recipe
 
