@@ -25,6 +25,7 @@ from .transforms import (
 )
 from .voc import VocDataset
 from .workers import WorkerWarning
+from .yolo import YoloDataset
 
 __all__ = [
     "Batches",
@@ -45,6 +46,7 @@ __all__ = [
     "VerticalFlip",
     "VocDataset",
     "WorkerWarning",
+    "YoloDataset",
     "collate",
     "eval_transform",
     "generate_scenes",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from . import flaws
 from .dataset import DetectionDataset
 from .table import Table, collector_paused
 from .transforms import Transform
@@ -54,24 +55,30 @@ class CocoDataset(DetectionDataset):
         )
 
 
-def read_coco(annotation_file: str | Path) -> Table:
-    """The images and objects of a COCO JSON file; every entry is checked, boxes for form alone."""
+def read_coco(annotation_file: str | Path, report: flaws.Report = flaws.refuse) -> Table:
+    """The images and objects of a COCO JSON file; every entry is checked, boxes for form alone.
+
+    Entries that are named to `report`, if that returns, are left out, and so are the annotations of
+    such images and categories.
+    """
     with collector_paused():
-        return _read_coco(annotation_file)
+        return _read_coco(annotation_file, report)
 
 
-def _read_coco(annotation_file: str | Path) -> Table:
+def _read_coco(annotation_file: str | Path, report: flaws.Report) -> Table:
     source = str(annotation_file)
     images, annotations, categories = (
-        _Records(source, key, entries) for key, entries in _sections(annotation_file).items()
+        _Records(source, key, entries, report)
+        for key, entries in _sections(annotation_file).items()
     )
 
     category_ids, class_names = categories.ids(), categories.column("name", TEXT)
-    order = sorted(range(len(category_ids)), key=category_ids.__getitem__)
-    category_ids = [category_ids[row] for row in order]
+    order = sorted(np.flatnonzero(categories.good).tolist(), key=category_ids.__getitem__)
 
     image_ids = images.ids()
+    file_names = images.column("file_name", TEXT)
     sizes = [images.column(key, POSITIVE) for key in ("height", "width")]
+    kept = np.flatnonzero(images.good).tolist()
 
     object_ids = annotations.ids()
     boxes = np.array(annotations.column("bbox", BOX), np.float64).reshape(-1, 4)
@@ -80,20 +87,22 @@ def _read_coco(annotation_file: str | Path) -> Table:
         areas = np.where(np.isnan(areas), boxes[:, 2] * boxes[:, 3], areas)
     crowd = annotations.column("iscrowd", CROWD, default=0)
 
-    return Table(
+    table = Table(
         source=source,
-        image_ids=np.array(image_ids, np.int64),
-        file_names=images.column("file_name", TEXT),
-        sizes=np.array(sizes, np.int64).T.reshape(-1, 2),
-        category_ids=category_ids,
+        image_ids=np.array([image_ids[row] for row in kept], np.int64),
+        file_names=[file_names[row] for row in kept],
+        sizes=np.array(sizes, np.int64).T.reshape(-1, 2)[kept],
+        category_ids=[category_ids[row] for row in order],
         class_names=[class_names[row] for row in order],
-        image_rows=annotations.references("image_id", image_ids, "images"),
-        labels=annotations.references("category_id", category_ids, "categories"),
+        image_rows=annotations.references("image_id", images, image_ids, kept),
+        labels=annotations.references("category_id", categories, category_ids, order),
         boxes=boxes,
         areas=areas,
         crowd=np.array(crowd, bool),
         object_ids=np.array(object_ids, np.int64),
     )
+    good = annotations.good
+    return table if good.all() else table.keep(np.flatnonzero(good))
 
 
 def _sections(annotation_file: str | Path) -> dict[str, list[Any]]:
@@ -129,6 +138,8 @@ class _Form:
     expected: str
     accepts: Callable[[Any], bool]
     accepts_all: Callable[[list[Any], set[type]], bool]
+    stand_in: Any  # of this form: in the place of one that is not, whose entry is left out
+    flaw: str = flaws.ENTRY
 
 
 def _is_id(value: Any) -> bool:
@@ -156,31 +167,38 @@ ID = _Form(
     "an integer",
     _is_id,
     lambda values, types: types == {int} and _within(values, -(2**62)),
+    0,
 )
 POSITIVE = _Form(
     "an integer > 0",
     lambda value: _is_id(value) and value > 0,
     lambda values, types: types == {int} and _within(values, 1),
+    1,
 )
 TEXT = _Form(
     "a text",
     lambda value: isinstance(value, str) and value != "",
     lambda values, types: types == {str} and all(values),
+    "",
 )
 BOX = _Form(
     "four numbers, [x, y, width, height] in pixels",
     lambda value: isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)),
     _are_boxes,
+    [0, 0, 0, 0],
+    flaws.BOX,
 )
 AREA = _Form(
     "a number >= 0",
     lambda value: value is None or (_is_number(value) and 0 <= value < float("inf")),
     lambda values, types: {int, float} >= types and _within(values, 0),
+    None,
 )
 CROWD = _Form(
     "0 or 1",
     lambda value: value in (0, 1),
     lambda values, types: types == {int} and {0, 1} >= set(values),
+    0,
 )
 
 
@@ -188,16 +206,22 @@ _MISSING = object()
 
 
 class _Records:
-    """One of the lists, read by column; an entry of another form than expected is named."""
+    """One of the lists, read by column; an entry of another form than expected is reported."""
 
-    def __init__(self, source: str, section: str, entries: Sequence[Any]) -> None:
-        self.source, self.section, self.entries = source, section, entries
+    def __init__(
+        self, source: str, section: str, entries: Sequence[Any], report: flaws.Report
+    ) -> None:
+        self.source, self.section, self.report = source, section, report
+        self.entries: Sequence[dict[str, Any]] = entries
+        self.good = np.ones(len(entries), bool)  # those without a flaw
         if set(map(type, entries)) == {dict}:
             return
         for row, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 where = f"{source}: {section}[{row}]"
-                raise UserError(f"{where} is {_shown(entry)}; expected an object")
+                report(flaws.ENTRY, f"{where} is {_shown(entry)}; expected an object")
+        self.entries = [entry for entry in entries if isinstance(entry, dict)]
+        self.good = np.ones(len(self.entries), bool)
 
     def column(self, key: str, form: _Form, default: Any = _MISSING) -> list[Any]:
         """The values under `key`; without a `default` every entry must have it."""
@@ -206,30 +230,49 @@ class _Records:
             return values
         for row, value in enumerate(values):
             if value is _MISSING:
-                raise UserError(f"{self._name(row)} has no {key!r}; expected {form.expected}")
-            if not form.accepts(value):
-                found = f"{self._name(row)}: {key!r} is {_shown(value)}"
-                raise UserError(f"{found}; expected {form.expected}")
+                problem = f" has no {key!r}"
+            elif form.accepts(value):
+                continue
+            else:
+                problem = f": {key!r} is {_shown(value)}"
+            self._reject(row, form.flaw, f"{problem}; expected {form.expected}")
+            values[row] = form.stand_in
         return values
 
     def ids(self) -> list[int]:
-        """The ids, which must differ."""
-        ids = self.column("id", ID)
+        """The ids, which must differ. Of annotations, to which nothing refers, all are kept."""
+        ids: list[int] = self.column("id", ID)
         if len(set(ids)) < len(ids):
-            twice = Counter(ids).most_common(1)[0][0]
-            raise UserError(f"{self._name(ids.index(twice))} exists twice; expected unique ids")
+            rows = np.flatnonzero(self.good).tolist()
+            count, seen = Counter(ids[row] for row in rows), set[int]()
+            for row in rows:
+                if count[ids[row]] > 1 and ids[row] not in seen:
+                    self.report(flaws.ID, f"{self._name(row)} exists twice; expected unique ids")
+                elif ids[row] in seen and self.section != "annotations":
+                    self.good[row] = False
+                seen.add(ids[row])
         return ids
 
-    def references(self, key: str, ids: Sequence[int], section: str) -> np.ndarray:
-        """The values under `key`, ids of another list, as positions in it: int64 [entries]."""
-        rows = {entry_id: row for row, entry_id in enumerate(ids)}
+    def references(
+        self, key: str, to: _Records, ids: Sequence[int], order: Sequence[int]
+    ) -> np.ndarray:
+        """The values under `key`, `ids` of another list, as positions in `order`, which has those
+        of its rows that are kept: int64 [entries], -1 for those of a row that is not."""
+        rows = dict.fromkeys(ids, -1) | {ids[row]: place for place, row in enumerate(order)}
         known = _Form(
-            f"the id of one of the {section}",
+            f"the id of one of the {to.section}",
             lambda value: _is_id(value) and value in rows,
             lambda values, types: types == {int} and rows.keys() >= set(values),
+            None,
+            flaws.IMAGE if key == "image_id" else flaws.CLASS,
         )
-        values = self.column(key, known)
-        return np.array([rows[value] for value in values], np.int64)
+        places = np.array([rows.get(value, -1) for value in self.column(key, known)], np.int64)
+        self.good &= places >= 0
+        return places
+
+    def _reject(self, row: int, flaw: str, problem: str) -> None:
+        self.report(flaw, f"{self._name(row)}{problem}")
+        self.good[row] = False
 
     def _name(self, row: int) -> str:
         """How messages call an entry: by id, or by position where it has none."""

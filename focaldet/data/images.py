@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -38,11 +39,24 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
     Raises:
         ImageError: The file is missing, unreadable, or has another size.
     """
+    with _opened(path) as file:
+        file.load()
+        image = _upright(file) if size is None or size != _size(file) else file
+        image = _rgb(image)
+    if size is not None and _size(image) != size:
+        raise ImageError(
+            f"image {str(path)!r} is {image.width} x {image.height} pixels, but its annotations "
+            f"are for {size[1]} x {size[0]} (width x height); expected a file of that size"
+        )
+    return image
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file; what goes wrong with it until it is closed is an `ImageError`."""
     try:
         with Image.open(path, formats=FORMATS) as file:
-            file.load()
-            image = _upright(file) if size is None or size != _size(file) else file
-            image = _rgb(image)
+            yield file
     except FileNotFoundError:
         raise ImageError(f"image {str(path)!r} does not exist; expected an image file") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on a broken file
@@ -51,12 +65,14 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
             f"image {str(path)!r} cannot be read ({reason}); expected an intact file of one of "
             f"{', '.join(FORMATS)}"
         ) from error
-    if size is not None and _size(image) != size:
-        raise ImageError(
-            f"image {str(path)!r} is {image.width} x {image.height} pixels, but its annotations "
-            f"are for {size[1]} x {size[0]} (width x height); expected a file of that size"
-        )
-    return image
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """The (height, width) of an image file as a viewer shows it, from its header: nothing is
+    decoded. `ImageError` where `read_image` has one for the header."""
+    with _opened(path) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (file.width, file.height) if turned else _size(file)
 
 
 def inside(folder: str | Path, name: str) -> Path:

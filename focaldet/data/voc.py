@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -11,6 +11,7 @@ from xml.parsers import expat
 import numpy as np
 
 from ..errors import UserError
+from . import flaws
 from .dataset import DetectionDataset
 from .images import inside
 from .table import Table
@@ -61,54 +62,76 @@ class VocDataset(DetectionDataset):
         )
 
 
-def read_voc(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Table:
-    """The images and objects of one split of a Pascal VOC folder; boxes are checked for form."""
+def read_voc(
+    root: str | Path,
+    split: str,
+    classes: Sequence[str] | None = None,
+    report: flaws.Report = flaws.refuse,
+) -> Table:
+    """The images and objects of one split of a Pascal VOC folder; boxes are checked for form.
+
+    Images and objects that are named to `report`, if that returns, are left out.
+    """
     split_file = Path(root, "ImageSets", "Main", f"{split}.txt")
     lines = _read(split_file).decode(errors="replace").splitlines()
     stems = [line.strip() for line in lines if line.strip()]
-    if len(set(stems)) < len(stems):
-        twice = Counter(stems).most_common(1)[0][0]
-        raise UserError(f"{split_file} lists {twice!r} twice; expected every image once")
+    for stem, times in Counter(stems).items():
+        if times > 1:
+            message = f"{split_file} lists {stem!r} twice; expected every image once"
+            report(flaws.LISTED, message)
 
     folder = Path(root, "Annotations")
-    sizes, image_rows, numbers, names, crowd, corners = [], [], [], [], [], []
-    for row, stem in enumerate(stems):
+    files, sizes, image_rows, numbers, names, crowd, corners = [], [], [], [], [], [], []
+    for stem in dict.fromkeys(stems):
         file = inside(folder, f"{stem}.xml")
-        image = _parse(file)
-        sizes.append([_size(image, key, file) for key in ("height", "width")])
+        try:
+            image = _parse(file)
+            sizes.append([_size(image, key, file) for key in ("height", "width")])
+        except UserError as error:
+            report(flaws.FILE, str(error))
+            continue
+        files.append(stem)
         for number, item in enumerate(image.iterfind("object"), start=1):
-            image_rows.append(row)
+            try:
+                name = _text(item, "name", file)
+                box = [_number(item, f"bndbox/{corner}", file) for corner in CORNERS]
+            except UserError as error:
+                report(flaws.BOX, str(error))
+                continue
+            image_rows.append(len(files) - 1)
             numbers.append(number)
-            names.append(_text(item, "name", file))
+            names.append(name)
             crowd.append(item.findtext("difficult", "0").strip() == "1")
-            corners.append([_number(item, f"bndbox/{corner}", file) for corner in CORNERS])
+            corners.append(box)
 
     if classes is None:
-        classes = sorted({name for file in folder.glob("*.xml") for name in _class_names(file)})
+        classes = sorted(_names_in(folder, report))
     labels = {name: label for label, name in enumerate(classes)}
-    if not labels.keys() >= set(names):
-        row = next(row for row, name in enumerate(names) if name not in labels)
-        raise UserError(
-            f"{folder / stems[image_rows[row]]}.xml: object {numbers[row]} is of the unknown "
-            f"class {names[row]!r}; expected one of {', '.join(classes)}"
+    known = np.array([name in labels for name in names], bool)
+    for row in np.flatnonzero(~known):
+        report(
+            flaws.CLASS,
+            f"{folder / files[image_rows[row]]}.xml: object {numbers[row]} is of the unknown "
+            f"class {names[row]!r}; expected one of {', '.join(classes)}",
         )
 
     ends = np.array(corners, np.float64).reshape(-1, 4)
     boxes = np.concatenate([ends[:, :2], ends[:, 2:] - ends[:, :2]], axis=1)
-    return Table(
+    table = Table(
         source=str(split_file),
-        image_ids=np.arange(1, len(stems) + 1),
-        file_names=[_file_name(Path(root, "JPEGImages"), stem) for stem in stems],
+        image_ids=np.arange(1, len(files) + 1),
+        file_names=[_file_name(Path(root, "JPEGImages"), stem) for stem in files],
         sizes=np.array(sizes, np.int64).reshape(-1, 2),
         category_ids=list(range(1, len(classes) + 1)),
         class_names=list(classes),
         image_rows=np.array(image_rows, np.int64),
-        labels=np.array([labels[name] for name in names], np.int64),
+        labels=np.array([labels.get(name, -1) for name in names], np.int64),
         boxes=boxes,
         areas=boxes[:, 2] * boxes[:, 3],
         crowd=np.array(crowd, bool),
         object_ids=np.array(numbers, np.int64),
     )
+    return table if known.all() else table.keep(np.flatnonzero(known))
 
 
 def _read(file: Path) -> bytes:
@@ -143,8 +166,15 @@ def _parse(file: Path) -> Element:
     return builder.close()
 
 
-def _class_names(file: Path) -> Iterator[str]:
-    return (_text(item, "name", file) for item in _parse(file).iterfind("object"))
+def _names_in(folder: Path, report: flaws.Report) -> set[str]:
+    """Of the classes of all annotations, whatever split they are of."""
+    names = set()
+    for file in sorted(folder.glob("*.xml")):
+        try:
+            names |= {_text(item, "name", file) for item in _parse(file).iterfind("object")}
+        except UserError as error:
+            report(flaws.FILE, str(error))
+    return names
 
 
 def _text(element: Element, path: str, file: Path) -> str:
