@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..data import CocoDataset, Compose, DetectionDataset, VocDataset
+from ..data import CocoDataset, Compose, DetectionDataset, VocDataset, YoloDataset
 from ..data.folder import open_folder
 from ..errors import UserError
 from ..evaluate import table
@@ -20,6 +20,7 @@ Add = Callable[..., Any]  # a parser's, or a group's, add_argument
 
 def add_data(add: Add) -> None:
     add("--voc", metavar="DIR", help="folder in Pascal VOC's form, instead of COCO JSON")
+    add("--yolo", metavar="DIR", help="folder in YOLO's form, or its data.yaml, instead")
     add("--cache", metavar="DIR", help="keep decoded images here, for other epochs and runs")
     add("--skip-bad-images", action="store_true", help="name and leave out unreadable images")
     add("--skip-bad-boxes", action="store_true", help="name and leave out boxes without area")
@@ -39,12 +40,16 @@ def dataset(
         "skip_bad_boxes": args.skip_bad_boxes,
         "cache": args.cache,
     }
+    if args.voc and args.yolo:
+        raise UserError("--voc and --yolo: expected one of them")
     if args.voc:
         return VocDataset(args.voc, split, **options)
+    if args.yolo:
+        return YoloDataset(args.yolo, split, **options)
     if annotations and not images and Path(annotations).is_dir():
         return open_folder(annotations, split, **options)
     if not (annotations and images):
-        raise UserError("expected --data and --images, --data of a folder, or --voc")
+        raise UserError("expected --data and --images, --data of a folder, or --voc or --yolo")
     return CocoDataset(annotations, images, **options)
 
 

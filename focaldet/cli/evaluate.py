@@ -30,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     add("--detections", metavar="JSON", help="detections to score instead, in COCO's results form")
     add("--data", metavar="JSON", help="ground truth, COCO")
     add("--images", metavar="DIR", help="folder of the images")
-    add("--split", default="val", metavar="NAME", help="with --voc")
+    add("--split", default="val", metavar="NAME", help="with --voc or --yolo")
     add_data(add)
     add("--json", metavar="FILE", help="write the scores here too")
     add_evaluator(add)

@@ -24,7 +24,7 @@ from ..weights import load_body
 from .common import Add, add_data, add_device, add_evaluator, dataset, device, print_scores
 from .parser import Parser, anchor, count, fraction, number, positive, seconds, size, weight
 
-SUMMARY = "train a detector on COCO JSON or Pascal VOC data"
+SUMMARY = "train a detector on COCO JSON, Pascal VOC or YOLO data"
 EXAMPLES = (
     "focaldet train --train train.json --val val.json --images images --out runs/cells",
     "focaldet train --voc BCCD --size 320 --epochs 12 --out runs/cells",
@@ -80,8 +80,8 @@ def _add_data(add: Add) -> None:
     add("--val", metavar="JSON", help="validation annotations, COCO")
     add("--images", metavar="DIR", help="folder of the images")
     add("--val-images", metavar="DIR", help="folder of the validation images, if another")
-    add("--train-split", default="train", metavar="NAME", help="with --voc")
-    add("--val-split", default="val", metavar="NAME", help="with --voc")
+    add("--train-split", default="train", metavar="NAME", help="with --voc or --yolo")
+    add("--val-split", default="val", metavar="NAME", help="with --voc or --yolo")
     add_data(add)
     add("--flip", choices=FLIPS, help="random flips in training")
 
@@ -151,8 +151,8 @@ def _add_keeping(add: Add) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not args.voc and not (args.train and args.val and args.images):
-        raise UserError("expected --train, --val and --images, or --voc")
+    if not (args.voc or args.yolo) and not (args.train and args.val and args.images):
+        raise UserError("expected --train, --val and --images, or --voc, or --yolo")
     with join(args.device and device(args.device), args.timeout) as ranks:
         _run_as(ranks, args)
 

@@ -41,8 +41,7 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> Image.I
     """
     with _opened(path) as file:
         file.load()
-        image = _upright(file) if size is None or size != _size(file) else file
-        image = _rgb(image)
+        image = as_rgb(in_frame(file, size))
     if size is not None and _size(image) != size:
         raise ImageError(
             f"image {str(path)!r} is {image.width} x {image.height} pixels, but its annotations "
@@ -71,8 +70,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """The (height, width) of an image file as a viewer shows it, from its header: nothing is
     decoded. `ImageError` where `read_image` has one for the header."""
     with _opened(path) as file:
-        turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (file.width, file.height) if turned else _size(file)
+        return (file.width, file.height) if orientation_of(file) >= 5 else _size(file)
 
 
 def inside(folder: str | Path, name: str) -> Path:
@@ -119,12 +117,20 @@ def _size(image: Image.Image) -> tuple[int, int]:
     return image.height, image.width
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return image if orientation == 1 else ImageOps.exif_transpose(image)
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's: 1 is upright, 5 to 8 lie on their side."""
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def in_frame(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """The image turned upright, unless the stored pixels have the (height, width) `size`."""
+    if size == _size(image) or orientation_of(image) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """8 bits a channel: see `read_image`. `ValueError` for floating-point pixels."""
     if image.mode.startswith("I"):  # "I;16" and its byte orders; "I": 16 bits read as 32
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     elif image.mode == "F":

@@ -82,14 +82,15 @@ class Resize:
 
     def picture(self, image: Image.Image) -> Image.Image:
         """The image alone."""
-        scale = min(
-            self.min_size / min(image.size), self.max_size / max(image.size), self.max_scale
-        )
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        if (width, height) == image.size:
-            return image
+        size = self.size(*image.size)
         # Pillow's filter widens with the reduction: no aliasing.
-        return image.resize((width, height), Image.Resampling.BILINEAR)
+        return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of what becomes of an image of this size."""
+        shorter, longer = min(width, height), max(width, height)
+        scale = min(self.min_size / shorter, self.max_size / longer, self.max_scale)
+        return max(1, round(width * scale)), max(1, round(height * scale))
 
     def boxes(self, boxes: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
         """The boxes of an image of (width, height) `before`, now `after`."""

@@ -24,6 +24,11 @@ OTHER_NAMES = {"val": ("valid", "validation"), "train": ("training",)}  # of a s
 FORM = "expected data.yaml, classes.txt or obj.names, and images/train, train/images or train.txt"
 
 
+def is_yolo(folder: Path) -> bool:
+    """Whether a folder looks like one of this form: it says what its classes are called."""
+    return _yaml_in(folder) is not None or any((folder / name).is_file() for name in NAMES)
+
+
 class Layout(NamedTuple):
     folder: Path  # what the names of images are relative to
     described: dict[str, Any]  # data.yaml, or empty: texts, lists and dicts of texts
@@ -67,19 +72,28 @@ def class_names(found: Layout) -> list[str]:
     return names
 
 
+def has_split(found: Layout, split: str) -> bool:
+    return _places(found, split) is not None
+
+
 def images_of(found: Layout, split: str) -> tuple[str, list[str]]:
     """Where a split is said to be, and the names of its images, relative to the folder."""
+    places = _places(found, split)
+    if places is None:
+        raise UserError(f"{str(found.described_in)!r} has no split {split!r}; {FORM}")
+    return places[0], _names(found.folder, places[1])
+
+
+def _places(found: Layout, split: str) -> tuple[str, list[Path]] | None:
+    """Folders and lists, and where they were found."""
     for name in (split, *OTHER_NAMES.get(split, ())):
-        if found.described.get(name):
-            value = found.described[name]
-            places = [
-                _place(found, each) for each in (value if isinstance(value, list) else [value])
-            ]
-            return f"{found.described_in}: {name}", _names(found.folder, places)
+        if value := found.described.get(name):
+            values = value if isinstance(value, list) else [value]
+            return f"{found.described_in}: {name}", [_place(found, each) for each in values]
         for place in (f"images/{name}", f"{name}/images", f"{name}.txt", name):
             if (path := found.folder / place).exists():
-                return str(path), _names(found.folder, [path])
-    raise UserError(f"{str(found.described_in)!r} has no split {split!r}; {FORM}")
+                return str(path), [path]
+    return None
 
 
 def label_file(image: str) -> PurePath:
