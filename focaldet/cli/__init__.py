@@ -20,6 +20,7 @@ from ..checkpoint import OlderCheckpointWarning
 from ..errors import DataWarning, EndedElsewhere, UserError
 from . import (
     convert,
+    data,
     demo,
     detect,
     env,
@@ -35,6 +36,7 @@ from .parser import Command, Parser, add_commands
 
 COMMANDS: dict[str, Command] = {
     "demo": demo,
+    "data": data,
     "env": env,
     "train": train,
     "evaluate": evaluate,
@@ -59,8 +61,9 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C, 141 where
-    nobody reads what it prints any more."""
+    """Runs a command line; returns the exit code: 0, 1 for a data set with errors, 2 for bad input,
+    130 for Ctrl-C, 141 where nobody reads what it prints any more."""
+    code = 0
     try:
         with _warnings_in_one_line():
             parser = make_parser()
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.command is None:
                 parser.print_help()
             else:
-                COMMANDS[args.command].run(args)
+                code = COMMANDS[args.command].run(args) or 0
         sys.stdout.flush()
     except EndedElsewhere:  # the process that failed says why
         return 2
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("focaldet: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def _nobody_reads() -> bool:

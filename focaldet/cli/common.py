@@ -84,11 +84,14 @@ def device(name: str | None) -> str:
     return name
 
 
-def new_file(name: str, suffix: str) -> Path:
+def new_file(name: str, *suffixes: str, option: str = "--out") -> Path:
     """The path of a file to write, which is not there yet."""
     out = Path(name)
-    if out.suffix != suffix:
-        raise UserError(f"--out {out}: expected a file name that ends with {suffix}")
+    if out.suffix not in suffixes:
+        expected = " or ".join(suffixes)
+        raise UserError(f"{option} {out}: expected a file name that ends with {expected}")
     if out.exists():
-        raise UserError(f"--out {out}: exists already; name another file")
+        raise UserError(f"{option} {out}: exists already; name another file")
+    if not out.parent.is_dir():
+        raise UserError(f"{option} {out}: there is no folder {str(out.parent)!r}; make it first")
     return out

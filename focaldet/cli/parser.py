@@ -23,7 +23,7 @@ class Command(Protocol):
 
     def add_arguments(self, parser: Parser) -> None: ...
 
-    def run(self, args: argparse.Namespace) -> None: ...
+    def run(self, args: argparse.Namespace) -> int | None: ...  # an exit code, if not 0
 
 
 class Parser(argparse.ArgumentParser):

@@ -108,10 +108,14 @@ class Configuration:
 
     def make_model(self, num_classes: int) -> RetinaNet:
         """Raises `UserError` for values that the model does not take."""
+        grid = self.anchor_grid()
+        with self._named():
+            return RetinaNet(num_classes, anchor_grid=grid, **self.model)
+
+    def anchor_grid(self) -> AnchorGrid:
         arguments = {k: v for k, v in self.anchors.items() if k != "convention"}
         with self._named():
-            grid = self._convention(**arguments)
-            return RetinaNet(num_classes, anchor_grid=grid, **self.model)
+            return self._convention(**arguments)
 
     def make_recipe(self) -> Recipe:
         with self._named():
