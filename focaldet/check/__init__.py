@@ -50,4 +50,4 @@ def check_data(
         for check in CHECKS.values()
         if with_images or not check.reads_images
     }
-    return Report.of(data, found)
+    return Report(data, found)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..data import flaws
 from ..data.images import inside
 from ..data.yolo_layout import SUFFIXES
 from ..errors import UserError
@@ -105,6 +106,8 @@ def _(data: DataSet) -> Iterator[Finding]:
     reads_images=True,
 )
 def _(data: DataSet) -> Iterator[Finding]:
+    if any(flaws.FILE in split.flaws for split in data.splits):
+        return  # who knows what it would have named
     used = {file.found.path for file in data.files}
     for folder in {split.source.images.resolve(): None for split in data.splits}:
         for path in sorted(folder.rglob("*")):

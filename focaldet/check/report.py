@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,20 @@ from .registry import CHECKS, ERROR, SEVERITIES, Check
 EXAMPLES = 3  # of a check, in the text
 
 
-@dataclass(frozen=True)
 class Report:
-    findings: Mapping[str, list[Finding]]  # by id, of every check that ran
-    facts: dict[str, dict[str, Any]]  # by split
-    classes: dict[str, dict[str, int]]  # boxes by class and split
-    anchors: dict[str, Any] | None  # of `anchors.describe`; None without boxes
+    """Attributes: `findings`, by id, of every check that ran; `facts` by split; `classes`, boxes by
+    class and split; `anchors`, as `focaldet.check.anchors.describe` has them, None without boxes.
+    """
 
-    @classmethod
-    def of(cls, data: DataSet, findings: Mapping[str, list[Finding]]) -> Report:
-        facts = {split.name: _facts(split) for split in data.splits}
-        fit = anchors.describe(data) if len(data.splits[0].learned) else None
-        return cls(findings, facts, classes.counts(data), fit)
+    def __init__(self, data: DataSet, findings: Mapping[str, list[Finding]]) -> None:
+        self._data = data
+        self.findings: Mapping[str, list[Finding]] = findings
+        self.facts: dict[str, dict[str, Any]] = {split.name: _facts(split) for split in data.splits}
+        self.classes: dict[str, dict[str, int]] = classes.counts(data)
+
+    @cached_property
+    def anchors(self) -> dict[str, Any] | None:
+        return anchors.describe(self._data) if len(self._data.splits[0].learned) else None
 
     def of_severity(self, severity: str) -> list[Check]:
         """The checks that found something."""
