@@ -21,7 +21,7 @@ ASPECTS = {"wide (h/w < 1/1.5)": (0, 1 / 1.5), "square": (1 / 1.5, 1.5), "tall":
 SIZES = (4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64)  # that are tried
 SPREADS = (1.5, 2.0, 3.0, 4.0)  # of the ratios: 1/s, 1, s about their middle
 USUAL = (0.5, 1.0, 2.0)
-SAMPLE = 3_000  # boxes
+SAMPLE = 1_000  # boxes
 IMAGES = 100  # whose foreground is counted
 WORTH = 0.01  # of recall: for less nobody should write other ratios
 

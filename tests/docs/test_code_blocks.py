@@ -22,7 +22,7 @@ from focaldet.models import RetinaNet
 ROOT = Path(__file__).resolve().parent.parent.parent
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 OPTIONAL = ("torchvision", "matplotlib")  # packages without which a page is skipped
-GUIDES = ("detect", "experiments", "explain", "integrate", "scale", "train")
+GUIDES = ("data", "detect", "experiments", "explain", "integrate", "scale", "train")
 SLOW = ("README.md", *(f"docs/guides/{name}.md" for name in GUIDES))  # over 5 s
 PAGES = [
     page

@@ -55,6 +55,7 @@ def prepare(folder: Path) -> None:
         shutil.copy(folder / "images" / image["file_name"], folder / "valid")
     (folder / "quick.toml").write_text(QUICK)
     _voc(folder, train, val)
+    _yolo(folder, train, val)
     _photos(folder)
     _weights(folder)
 
@@ -84,6 +85,29 @@ def _voc(folder: Path, train: dict, val: dict) -> None:
             (root / "Annotations" / f"{source.stem}.xml").write_text(text)
             stems.append(source.stem)
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+
+
+def _yolo(folder: Path, train: dict, val: dict) -> None:
+    """The same scenes in YOLO's form."""
+    root = folder / "cells"
+    for split, part in (("train", train), ("val", val)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for image in part["images"]:
+            source = folder / "images" / image["file_name"]
+            shutil.copy(source, root / "images" / split)
+            lines = [
+                " ".join(map(str, (b["category_id"] - 1, *_relative(b["bbox"]))))
+                for b in part["annotations"]
+                if b["image_id"] == image["id"]
+            ]
+            (root / "labels" / split / f"{source.stem}.txt").write_text("\n".join(lines))
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+
+
+def _relative(box: list[float]) -> tuple[float, ...]:
+    x, y, width, height = box
+    return tuple(part / SIZE for part in (x + width / 2, y + height / 2, width, height))
 
 
 def _object(name: str, box: list[float]) -> str:
