@@ -50,7 +50,11 @@ def test_one_is_printed_as_its_file(capsys: pytest.CaptureFixture, tmp_path: Pat
         ("--sync-norm --ema 0", "train", {"sync_norm": True, "ema": 0.0}),
         ("--evaluator ultrafast", "train", {"evaluator": "ultrafast"}),
         ("--flip none", "data", {"flip": "none"}),
-        ("--anchor-size 8", "anchors", {"convention": "torchvision", "sizes": [8, 16, 32, 64, 128]}),
+        (
+            "--recipe tiny --anchor-size 16",
+            "anchors",
+            {"convention": "torchvision", "sizes": ANCHORS},
+        ),
         (
             "--alpha 0 --gamma 0 --size 64 --norm group",
             "model",
@@ -67,10 +71,14 @@ def test_one_is_printed_as_its_file(capsys: pytest.CaptureFixture, tmp_path: Pat
         ("--recipe small-objects", "data", {"flip": "both", "crop": 320}),
         ("--recipe detectron2-r50-1x --size 640", "data", {"flip": "horizontal"}),
         ("--recipe paper-r50-600 --flip both", "data", {"flip": "both"}),
-        ("--recipe paper-r50-600 --anchor-size 16", "anchors", {"convention": "paper", "sizes": ANCHORS}),
+        (
+            "--recipe paper-r50-600 --anchor-size 16",
+            "anchors",
+            {"convention": "paper", "sizes": ANCHORS},
+        ),
         ("--recipe paper-r50-600 --lr 0.02", "train", {**load("paper-r50-600").train, "lr": 0.02}),
     ],
-)  # fmt: skip
+)
 def test_arguments_change_a_recipe(words: str, table: str, expected: dict[str, Any]) -> None:
     assert getattr(setup(*words.split()), table) == expected
 

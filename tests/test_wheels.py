@@ -20,7 +20,8 @@ BUILT = [Path(m.__file__ or "") for m in (focaldet._C, focaldet._C_cuda) if m is
 def wheel(folder: Path, name: str = NAME, leave_out: str = "", **more: str) -> Path:
     """A wheel with this build's modules, and what `check` wants beside them."""
     files = {f"focaldet/{path.name}": path for path in BUILT}
-    texts = {"focaldet/py.typed": "", "focaldet-0.1.0.dist-info/licenses/LICENSE": "MIT"}
+    texts = dict.fromkeys(wheels.FILES, "")
+    texts["focaldet-0.1.0.dist-info/licenses/LICENSE"] = "MIT"
     texts["focaldet-0.1.0.dist-info/licenses/NOTICE"] = "PyTorch"
     with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for entry, path in files.items():
@@ -38,13 +39,24 @@ def wheel(folder: Path, name: str = NAME, leave_out: str = "", **more: str) -> P
         ({}, None),
         ({"leave_out": "_C_cuda"}, "the CUDA kernels are missing"),
         ({"leave_out": "py.typed"}, "focaldet/py.typed is missing"),
+        ({"leave_out": "small.toml"}, "focaldet/recipes/small.toml is missing"),
         ({"leave_out": "NOTICE"}, "licenses/NOTICE is missing"),
         ({"tests/conftest.py": ""}, "also holds tests/conftest.py"),
         ({"name": "focaldet-0.1.0-cp311-cp311-linux_x86_64.whl"}, "no manylinux"),
         ({"name": NAME.replace("linux_2_28", "linux_2_27_x86_64.manylinux_2_28")}, None),
         ({"name": NAME.replace("manylinux_2_28", "manylinux_2_28_x86_64.linux")}, "no manylinux"),
     ],
-    ids=["right", "no CUDA", "no types", "no licence", "tests", "tag", "two tags", "one bad tag"],
+    ids=[
+        "right",
+        "no CUDA",
+        "no types",
+        "no recipes",
+        "no licence",
+        "tests",
+        "tag",
+        "two tags",
+        "one bad tag",
+    ],
 )
 def test_what_is_wrong_with_a_wheel(tmp_path, capsys, options, problem):
     if shutil.which("torch-abi-audit") is None:

@@ -26,6 +26,11 @@ MOST_BYTES = 30_000_000  # with seven architectures and PTX
 TORCHS = ("libc10.so", "libtorch.so", "libtorch_cpu.so", "libtorch_cuda.so", "libc10_cuda.so")
 # Of a wheel that asks for less than its image gives auditwheel says both, with a dot between.
 TAG = r"-cp310-abi3-(manylinux\w+\.)*manylinux_2_\d+_(x86_64|aarch64)\.whl$"
+FILES = (
+    "focaldet/py.typed",
+    "focaldet/recipes/small.toml",
+    "focaldet/recipes/coco/paper-r50-800.toml",
+)
 MODULES = ("focaldet/_C.abi3.so", "focaldet/_C_cuda.abi3.so")
 FACTS = """
 import json, platform, focaldet, torch
@@ -67,7 +72,7 @@ def check(wheel: Path) -> int:
         problems.append("the CUDA kernels are missing")
     if audit.returncode != 0:
         problems.append(f"torch-abi-audit: {audit.stdout}{audit.stderr}")
-    for name in ("focaldet/py.typed", "licenses/LICENSE", "licenses/NOTICE"):
+    for name in (*FILES, "licenses/LICENSE", "licenses/NOTICE"):
         if not any(entry.endswith(name) for entry in names):
             problems.append(f"{name} is missing")
     strange = [n for n in names if not re.match(r"focaldet(-[\w.]+\.dist-info)?/", n)]
