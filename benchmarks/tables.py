@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from . import ROOT, bars, detector, experiments, headline, wheels
 from .bars import (
+    checking,
     checkpoint,
     drop_in,
     end_to_end,
@@ -52,6 +53,7 @@ BARS = {
     "end_to_end": end_to_end.table,
     "drop_in": drop_in.table,
     "recipes": recipes.table,
+    "checking": checking.table,
     "loading": loading.table,
     "evaluation": evaluation.table,
     "training": training.table,
@@ -61,6 +63,7 @@ PAGES = {  # below the root, and the sections between markers in each
     "README.md": ("headline",),
     "docs/benchmarks.md": ("benchmarks", "loss", "suppression", "end_to_end", "drop_in"),
     "docs/guides/install.md": ("wheels",),
+    "docs/guides/data.md": ("checking",),
     "docs/guides/train.md": ("loading", "checkpoint", "evaluation", "bccd"),
     "docs/guides/scale.md": ("training",),
     "docs/guides/experiments.md": experiments.SECTIONS,

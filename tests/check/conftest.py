@@ -69,9 +69,9 @@ class Made:
         return check_data(splits(self.folder), detector, **options)
 
 
-def failed(report: Report) -> dict[str, int]:
-    """How many findings each check has that has some."""
-    return {name: len(found) for name, found in report.findings.items() if found}
+@pytest.fixture
+def detector() -> Detector:
+    return DETECTOR
 
 
 @pytest.fixture

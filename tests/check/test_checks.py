@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from focaldet import AnchorGrid
-from focaldet.check import CHECKS, Report, check_data
+from focaldet.check import CHECKS, Detector, Report, check_data
+from focaldet.data import Resize
 from focaldet.data.folder import splits
 
 Change = Callable[[Any], Any]
@@ -200,20 +201,13 @@ def test_a_check_finds_what_it_is_for_and_no_other_does(name: str, made: Any) ->
         assert str(finding) and "\n" not in str(finding)
 
 
-def test_what_depends_on_the_detector(made: Any) -> None:
-    from focaldet.data import Resize
-
-    detector = check_detector(made)
+def test_what_depends_on_the_detector(made: Any, detector: Detector) -> None:
     few = made.check(replace(detector, detections=19))
     assert failed(few) == {"image-over-detected"} and len(few.findings["image-over-detected"]) == 4
     grid = AnchorGrid.torchvision([40, 80, 160, 320, 640])
     assert failed(made.check(replace(detector, grid=grid))) == {"anchor-recall"}
     half = made.check(replace(detector, resize=Resize(20, 20)))
     assert "box-tiny" in failed(half)
-
-
-def check_detector(made: Any) -> Any:
-    return made.check.__func__.__defaults__[0]
 
 
 def yolo(folder: Path, made: Any) -> Path:
@@ -234,9 +228,8 @@ def yolo(folder: Path, made: Any) -> Path:
     return folder
 
 
-def test_what_only_lists_can_have(made: Any, tmp_path: Path) -> None:
+def test_what_only_lists_can_have(made: Any, detector: Detector, tmp_path: Path) -> None:
     folder = yolo(tmp_path / "yolo", made)
-    detector = check_detector(made)
     assert failed(check_data(splits(folder), detector)) == set()
 
     lists = [f"images/train/{n}.jpg" for n in (1, 2, 3)]
@@ -248,11 +241,11 @@ def test_what_only_lists_can_have(made: Any, tmp_path: Path) -> None:
     assert failed(check_data(splits(folder), detector)) == {"image-without-size"}
 
 
-def test_flaws_in_yolos_lines_are_all_found(made: Any, tmp_path: Path) -> None:
+def test_flaws_in_yolos_lines_are_all_found(made: Any, detector: Detector, tmp_path: Path) -> None:
     folder = yolo(tmp_path / "yolo", made)
     lines = folder / "labels/train/1.txt"
     lines.write_text(lines.read_text() + "0 30 20 10 10\n7 .5 .5 .1 .1\nx\n")
-    report = check_data(splits(folder), check_detector(made))
+    report = check_data(splits(folder), detector)
     assert failed(report) == {"box-form", "unknown-class"}
     assert [f.text.split(": ")[1] for f in report.findings["box-form"]] == ["line 21", "line 23"]
 
