@@ -119,7 +119,7 @@ def test_windows_are_trained_on_at_their_size(
 
 
 def test_a_window_without_objects_teaches_the_background(tmp_path: Path) -> None:
-    generate_scenes(tmp_path / "set", images=1, seed=1, size=SIZE, objects=(1, 1))
+    generate_scenes(tmp_path / "set", images=2, seed=1, size=SIZE, objects=(1, 1))
     data = dataset(tmp_path / "set", Compose([RandomCrop(24), ToTensor()]))
     counts = set()
     for seed in range(20):
