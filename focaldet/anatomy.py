@@ -54,13 +54,14 @@ def anatomy(
     model: RetinaNet,
     image: Tensor,  # [3, H, W]
     target: GroundTruth | dict[str, Tensor] | None = None,
+    resize: bool = True,
 ) -> Anatomy:
     """Runs a model, in eval mode, on an image and matches its anchors as its loss does.
 
-    `image` and `target` are as the model takes them, see `RetinaNet`. Without a target all anchors
-    are ignored: nothing is known of them. Raises `ValueError` as the model does.
+    `image`, `target` and `resize` are as the model takes them, see `RetinaNet`. Without a target
+    all anchors are ignored: nothing is known of them. Raises `ValueError` as the model does.
     """
-    batch, sizes, scales = model.transform.images([image])
+    batch, sizes, scales = model.transform.images([image], resize=resize)
     cls_logits, box_deltas = model.features(batch)
     grid = model.anchors(cls_logits, batch)
     anchors = generate_anchors(grid, batch.device)

@@ -37,8 +37,7 @@ def detect_batch(
     """Boxes in pixels of the original images, scores and labels of each image, on the CPU."""
     device = next(model.parameters()).device
     on_device = [image.to(device, non_blocking=True) for image in images]
-    # How far they may be enlarged was a question of their original size.
-    found: list[Detection] = model(on_device, resize=model.config["max_scale"] is None)
+    found: list[Detection] = model(on_device, resize=model.transform.repeatable)
     results: list[Detection] = []
     for image, (height, width), detections in zip(images, original_sizes, found, strict=True):
         ratio = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)

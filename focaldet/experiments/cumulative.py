@@ -106,7 +106,8 @@ def cumulative_losses(
     images, alpha = 0, -1.0
     for (image,), (target,) in batches:
         truth = {"boxes": target["boxes"], "labels": to_label[target["labels"]]}
-        found = anatomy(model, image.to(device), {k: v.to(device) for k, v in truth.items()})
+        truth = {key: value.to(device) for key, value in truth.items()}
+        found = anatomy(model, image.to(device), truth, resize=model.transform.repeatable)
         masks = {"foreground": found.labels >= 0, "background": found.labels == -1}
         for gamma in gammas:
             losses = class_losses(found, gamma=gamma)

@@ -103,7 +103,7 @@ def look(
         class_names=class_names,
         picture=picture,
         target=target,
-        anatomy=anatomy(model, image, resized).times(ratio),
+        anatomy=anatomy(model, image, resized, model.transform.repeatable).times(ratio),
         candidates=_candidates(model, image, ratio, least),
         threshold=threshold,
         least=least,
@@ -119,7 +119,7 @@ def _candidates(model: RetinaNet, image: Tensor, ratio: Tensor, least: float) ->
     every = copy.copy(model)  # of the settings alone
     every.score_thresh, every.nms_thresh = least, 1.0
     every.detections_per_img = model.topk_candidates * len(model.anchor_grid.cell_anchors)
-    batch, sizes, scales = every.transform.images([image])
+    batch, sizes, scales = every.transform.images([image], resize=model.transform.repeatable)
     found = every.detect(batch, sizes)
     count = int(found.counts[0])
     boxes, scores, labels = found.boxes[0, :count], found.scores[0, :count], found.labels[0, :count]

@@ -74,6 +74,12 @@ class Transform(nn.Module):
     def extra_repr(self) -> str:
         return f"min_size={self.min_size}, max_size={self.max_size}"
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether images that were resized by these limits are left alone by them; not where
+        `max_scale` is one, for it asks for their original size."""
+        return self.max_scale == math.inf
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         scale = min(
             self.min_size / min(height, width),

@@ -13,9 +13,15 @@ from tiny_runs import dataset, tiny_model
 from torch import Tensor
 
 from focaldet.anatomy import anatomy, class_losses, cumulative_share
-from focaldet.data import generate_scenes
+from focaldet.data import CocoDataset, eval_transform, generate_scenes
 from focaldet.errors import UserError
-from focaldet.experiments.cumulative import HARDEST, POINTS, LossHistogram, cumulative_losses
+from focaldet.experiments.cumulative import (
+    HARDEST,
+    POINTS,
+    LossHistogram,
+    Numbers,
+    cumulative_losses,
+)
 
 ERROR = 2**-9  # of a share: see LossHistogram
 FRACTIONS = [i / 100 for i in range(101)]
@@ -108,6 +114,18 @@ def test_the_first_images_alone(scenes: Path) -> None:
     every = cumulative_losses(model, data, LABELS, (2.0,), limit=100)
     assert (first["images"], every["images"]) == (1, 3)
     assert first["anchors"]["background"] < every["anchors"]["background"]
+
+
+def test_images_are_enlarged_once(scenes: Path) -> None:
+    """Those of 64 pixels by a model for 256 that enlarges twice at most: to 128."""
+
+    def numbers(size: int, most: float | None) -> Numbers:
+        model = tiny_model(min_size=size, max_size=size, max_scale=most).eval()
+        transform = eval_transform(size, max_scale=most)
+        data = CocoDataset(scenes / "instances.json", scenes / "images", transform=transform)
+        return cumulative_losses(model, data, LABELS)
+
+    assert numbers(256, 2.0) == numbers(128, None)
 
 
 def test_labels_are_the_models(scenes: Path) -> None:

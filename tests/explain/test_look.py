@@ -64,6 +64,23 @@ def test_detections_are_those_of_the_command(
     assert numbers == [40, 20, 6, 0]
 
 
+def test_an_image_is_enlarged_once(picture: Image.Image, tmp_path: Path) -> None:
+    """By a model that limits how far: what `focaldet detect` finds then."""
+    size = {"min_size": 256, "max_size": 256, "max_scale": 1.25}
+    model = tiny_model(**size, score_thresh=0.0101, detections_per_img=40).eval()
+    found = seen(model, picture, 0.0101)
+    assert found.anatomy.size == (121, 188)  # 1.25 times the picture's
+    weights = tmp_path / "w.safetensors"
+    save_checkpoint(weights, model.state_dict(), Description(model.config, NAMES, [1, 2, 3]))
+    picture.save(tmp_path / "x.png")
+    (record,) = json.loads(
+        detect([tmp_path / "x.png"], weights, tmp_path / "out", 0.0101).read_text()
+    )
+    for each in record["detections"]:
+        del each["name"]
+    assert coco_records(found.detections, [1, 2, 3]) == record["detections"] != []
+
+
 def test_candidates_are_suppressed_by_a_better_box_of_their_class(
     model: RetinaNet, picture: Image.Image
 ) -> None:
