@@ -12,6 +12,10 @@ from ..ops import AnchorGrid
 LEVELS = 5  # of the pyramid
 
 
+def level_strides(finest: int) -> tuple[int, ...]:
+    return tuple(2 ** (finest + i) for i in range(LEVELS))
+
+
 def check_levels(grid: AnchorGrid, finest: int) -> None:
     """Raises ValueError unless the anchors are those of five levels, the finest being P2 or P3."""
     levels = f"P{finest} to P{finest + LEVELS - 1}"
@@ -19,7 +23,7 @@ def check_levels(grid: AnchorGrid, finest: int) -> None:
         raise ValueError(
             f"anchor_grid: expected the {LEVELS} levels {levels}, got {len(grid.cell_anchors)}"
         )
-    strides = tuple(2 ** (finest + i) for i in range(LEVELS))
+    strides = level_strides(finest)
     if grid.strides not in ("image", strides):
         raise ValueError(
             f'anchor_grid: expected "image" or the strides {strides} of {levels}, '

@@ -26,6 +26,7 @@ from ..data import Compose, HorizontalFlip, RandomCrop, RandomResize, Resize, To
 from ..data.transforms import Transform
 from ..errors import UserError
 from ..models import RetinaNet
+from ..models.fpn import level_strides
 from ..ops import AnchorGrid
 from ..train import Recipe
 from .files import find, names, read
@@ -113,7 +114,12 @@ class Configuration:
             return RetinaNet(num_classes, anchor_grid=grid, **self.model)
 
     def anchor_grid(self) -> AnchorGrid:
+        """With the strides of the model's levels, where the convention has strides and the recipe
+        names none."""
         arguments = {k: v for k, v in self.anchors.items() if k != "convention"}
+        if "strides" in _defaults(self._convention):
+            strides = level_strides(self.model_arguments()["finest_level"])
+            arguments = {"strides": strides, **arguments}
         with self._named():
             return self._convention(**arguments)
 

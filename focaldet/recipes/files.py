@@ -46,7 +46,7 @@ def find(name: str | Path) -> Path:
 def read(name: str | Path) -> dict[str, Any]:
     """What a file says, with what its base says where it is silent. `UserError` for what is not
     there, or not a recipe."""
-    return _read(find(name), str(name), ())
+    return _read(find(name).resolve(), str(name), ())
 
 
 def _read(path: Path, name: str, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _read(path: Path, name: str, above: tuple[Path, ...]) -> dict[str, Any]:
     if "base" not in content:
         return content
     base = Path(content.pop("base"))
-    base = find(path.parent / base if base.suffix == ".toml" else base)
+    base = find(path.parent / base if base.suffix == ".toml" else base).resolve()
     if base in (path, *above):
         raise UserError(f"recipe {name}: is its own base, by {base.name}; expected another one")
     below = _read(base, str(base), (path, *above))

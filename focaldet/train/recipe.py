@@ -64,6 +64,8 @@ class Recipe:
             value = getattr(self, name)
             if not _is_number(usual if value is None else value):
                 raise ValueError(f"{name}: expected a number, 0 or more, got {value!r}")
+        if not self.ema < 1:
+            raise ValueError(f"ema: expected a number from 0 to 1, below 1, got {self.ema!r}")
         object.__setattr__(self, "milestones", tuple(self.milestones))  # TOML has lists
         if not all(_is_number(part) and 0 < part < 1 for part in self.milestones):
             raise ValueError(f"milestones: expected numbers from 0 to 1, got {self.milestones}")

@@ -149,11 +149,13 @@ def test_sizes_for_training_are_drawn_as_the_tables_say(write: Write) -> None:
         ('[train]\nlr = "high"', "train.lr is 'high'; expected a value such as 0.001"),
         ("[train]\nlr = -1.0", "lr: expected a number, 0 or more, got -1.0"),
         ("[train]\nlr = nan", "lr: expected a number, 0 or more, got nan"),
+        ("[train]\nema = 1.0", "ema: expected a number from 0 to 1, below 1, got 1.0"),
         ("[train]\nmilestones = [2]", "milestones: expected numbers from 0 to 1, got (2,)"),
         ('[train]\noptimizer = "adam"', "optimizer: expected one of adamw, sgd, got 'adam'"),
         ('base = "smal"', "recipe smal: unknown; expected one of"),
         ('base = "none.toml"', "none.toml: cannot be read: No such file"),
         ('base = "own.toml"', "is its own base"),
+        ('base = "./folder/../own.toml"', "is its own base"),
     ],
 )
 def test_a_bad_recipe_is_named_in_one_line(write: Write, text: str, message: str) -> None:
