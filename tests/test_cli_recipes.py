@@ -90,9 +90,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert own.train == {"epochs": 40, "ema": 0.999, "batch_size": 4}
 
 
-def test_preset_v2_changes_a_recipe() -> None:
+def test_presets_change_a_recipe() -> None:
     assert setup("--preset", "v2").model["head_norm"] == "group"
-    assert setup("--recipe", "modern", "--preset", "v1").model["head_norm"] == "group"
+    plain = setup("--recipe", "modern", "--preset", "v1").model_arguments()
+    assert (plain["head_norm"], plain["box_loss"], plain["p6_from"]) == (None, "smooth_l1", "p5")
 
 
 def test_the_help_tells_the_values_of_the_default_recipe(capsys: pytest.CaptureFixture) -> None:

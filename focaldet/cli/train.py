@@ -32,8 +32,8 @@ EXAMPLES = (
     "torchrun --nproc-per-node 8 -m focaldet train --voc BCCD --out runs/cells",
 )
 
-# Arguments of RetinaNet.
-PRESETS: dict[str | None, dict[str, Any]] = {"v1": {}, "v2": {**V2}}
+# Arguments of RetinaNet; v1 has its defaults, whatever the recipe says.
+PRESETS: dict[str | None, dict[str, Any]] = {"v1": dict.fromkeys(V2), "v2": {**V2}}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -87,7 +87,11 @@ def _add_data(add: Add) -> None:
 
 
 def _add_model(add: Add) -> None:
-    add("--preset", choices=PRESETS, help="v2: as torchvision's, GroupNorm and GIoU")
+    add(
+        "--preset",
+        choices=PRESETS,
+        help="v2: as torchvision's, GroupNorm, GIoU, P6 from C5; v1: none of these",
+    )
     add("--backbone", type=_backbone, help="a ResNet, or timm/<name>")
     add(
         "--backbone-weights",
