@@ -22,6 +22,10 @@ def add_data(add: Add) -> None:
     add("--voc", metavar="DIR", help="folder in Pascal VOC's form, instead of COCO JSON")
     add("--yolo", metavar="DIR", help="folder in YOLO's form, or its data.yaml, instead")
     add("--cache", metavar="DIR", help="keep decoded images here, for other epochs and runs")
+    add_skips(add)
+
+
+def add_skips(add: Add) -> None:
     add("--skip-bad-images", action="store_true", help="name and leave out unreadable images")
     add("--skip-bad-boxes", action="store_true", help="name and leave out boxes without area")
 

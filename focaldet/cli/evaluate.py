@@ -28,9 +28,9 @@ def add_arguments(parser: Parser) -> None:
     add = parser.add_argument
     add("--weights", metavar="FILE", help="checkpoint of the model to run")
     add("--detections", metavar="JSON", help="detections to score instead, in COCO's results form")
-    add("--data", metavar="JSON", help="ground truth, COCO")
+    add("--data", metavar="PATH", help="ground truth: COCO JSON, or the folder of a data set")
     add("--images", metavar="DIR", help="folder of the images")
-    add("--split", default="val", metavar="NAME", help="with --voc or --yolo")
+    add("--split", default="val", metavar="NAME", help="of a folder, and with --voc or --yolo")
     add_data(add)
     add("--json", metavar="FILE", help="write the scores here too")
     add_evaluator(add)

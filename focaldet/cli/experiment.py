@@ -13,12 +13,12 @@ from ..data.folder import open_folder
 from ..data.transforms import Transform
 from ..errors import UserError
 from ..experiments import EXPERIMENTS, Experiment, run_experiment, write_report
-from .common import add_device, device
+from .common import add_device, add_skips, device
 from .parser import Parser, positive
 
 SUMMARY = "train the rows of one of the paper's tables on your data"
 EXAMPLES = (
-    "focaldet experiment fl-gamma --data BCCD --seeds 3 --out experiments",
+    "focaldet experiment fl-gamma --data BCCD --skip-bad-boxes --seeds 3 --out experiments",
     "focaldet experiment ohem --data BCCD --rows 'OHEM, 512*' 'FL*' --out experiments",
 )
 
@@ -32,6 +32,7 @@ def add_arguments(parser: Parser) -> None:
     add("--recipe", default=recipes.DEFAULT, metavar="NAME", help="that the rows change")
     add("--rows", nargs="+", metavar="LABEL", help="of these rows alone; * for any text")
     add("--cache", metavar="DIR", help="keep decoded images here, for other epochs and runs")
+    add_skips(add)
     add_device(add)
 
 
@@ -41,7 +42,9 @@ def _names() -> str:
 
 def run(args: argparse.Namespace) -> None:
     experiment = _with_rows(EXPERIMENTS[args.name], args.rows)
-    options: dict[str, Any] = {"cache": args.cache}
+    options: dict[str, Any] = {
+        name: getattr(args, name) for name in ("cache", "skip_bad_images", "skip_bad_boxes")
+    }
 
     def open_split(split: str, transform: Transform) -> DetectionDataset:
         return open_folder(args.data, split, transform=transform, **options)

@@ -59,9 +59,9 @@ def _mined(loss: str, batch: int, nms: float, ap: float) -> Row:
 
 
 def _sized(backbone: str, size: int, ap: float) -> Row:
-    # The longest side as it is limited in Detectron: 1333 for 800.
+    # The longest side as in the recipes of coco/: Detectron's 1333 for 800, and in proportion.
     changes: Changes = {
-        "model": {"backbone": backbone, "min_size": size, "max_size": round(size * 5 / 3)},
+        "model": {"backbone": backbone, "min_size": size, "max_size": round(size * 1333 / 800)},
         "data": {"min_sizes": None},
     }
     return Row(f"{backbone}, {size} px", changes, ap)

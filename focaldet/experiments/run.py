@@ -144,7 +144,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
     with open(folder / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of when the process ends
-        except OSError:
+        except BlockingIOError:  # another has it; a file system without locks is an error
             yield False
         else:
             yield True

@@ -170,6 +170,9 @@ def test_what_is_refused(
     (tmp_path / "bad.json").write_text("{}")
     bad = ["--results", str(tmp_path / "bad.json"), "--out", out]
     assert "no results of an experiment" in refused("figure", "2", *bad)
+    (tmp_path / "untimed.json").write_text(json.dumps(results("fl-gamma")))
+    untimed = ["--results", str(tmp_path / "untimed.json"), "--out", out]
+    assert "no times of inference" in refused("figure", "2", *untimed)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert 'pip install "focaldet[plots]"' in refused("figure", "1", "--out", out)
     assert there.read_text() == "mine" and not Path(out).exists()

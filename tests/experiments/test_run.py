@@ -191,6 +191,13 @@ def test_anchors_of_a_row() -> None:
     assert one.cell_anchors[0] == ((-4, -4, 4, 4),)  # sizes are the recipe's
 
 
+def test_anchors_of_a_row_from_p2_on() -> None:
+    setup = TINY.with_(model={"finest_level": 2})
+    for row in EXPERIMENTS["anchors"].rows[:2]:
+        grid = setup.with_(**row.changes).make_model(1).anchor_grid
+        assert grid.strides == (4, 8, 16, 32, 64)
+
+
 def test_what_cannot_be_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, before anything is trained."""
     recipe = tmp_path / "tiny.toml"

@@ -27,7 +27,7 @@ def add_arguments(parser: Parser) -> None:
     add("--weights", required=True, metavar="FILE", help="checkpoint of the model to run")
     add("--data", metavar="PATH", help="folder of a data set; or COCO JSON, with --images")
     add("--images", metavar="DIR", help="folder of the images")
-    add("--split", default="val", metavar="NAME", help="of a folder, and with --voc")
+    add("--split", default="val", metavar="NAME", help="of a folder, and with --voc or --yolo")
     add_data(add)
     add("--gammas", nargs="+", type=number, default=GAMMAS, metavar="G", help="of the losses")
     add("--limit", type=positive, metavar="N", help="only the first N images")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ...experiments.results import read_results
+from ...errors import UserError
+from ...experiments.results import milliseconds, read_results
 from ..parser import Parser
 
 SUMMARY = "accuracy against time: published systems, and what `experiment speed-accuracy` measured"
@@ -24,4 +25,8 @@ def run(args: argparse.Namespace) -> None:
     from ...experiments.figures import speed, style  # matplotlib: not before it is asked for
 
     results = read_results(args.results) if args.results else None
+    if results and not any(milliseconds(row).values for row in results["rows"]):
+        raise UserError(
+            f"{args.results}: no times of inference; expected those of experiment speed-accuracy"
+        )
     style.write(args.out, lambda: speed.figure(results))
