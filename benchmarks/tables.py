@@ -64,7 +64,7 @@ PAGES = {  # below the root, and the sections between markers in each
     "docs/benchmarks.md": ("benchmarks", "loss", "suppression", "end_to_end", "drop_in"),
     "docs/guides/install.md": ("wheels",),
     "docs/guides/data.md": ("checking",),
-    "docs/guides/train.md": ("loading", "checkpoint", "evaluation", "bccd"),
+    "docs/guides/train.md": ("loading", "checkpoint", "evaluation", "bccd", "bccd-slim", "nuclei"),
     "docs/guides/scale.md": ("training",),
     "docs/guides/experiments.md": experiments.SECTIONS,
     "examples/README.md": ("recipes",),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from .. import recipes
 from ..check import Detector, check_data
@@ -13,6 +12,7 @@ from ..data.folder import Source, coco_source, splits
 from ..data.transforms import leading_resize
 from ..errors import UserError
 from ..files import write_atomically
+from ..models.fpn import level_strides
 from .common import Add, new_file
 from .parser import Parser, anchor, positive, size
 from .train import configuration
@@ -74,12 +74,9 @@ def detector(args: argparse.Namespace) -> Detector:
     setup = configuration(argparse.Namespace(**given, preset=None, backbone_weights=None))
     resize, _ = leading_resize(setup.eval_transform())
     assert resize is not None
-    grid, finest = setup.anchor_grid(), setup.model.get("finest_level", 3)
-    strides = tuple(2 ** (finest + level) for level in range(len(grid.cell_anchors)))
-    limit: dict[str, Any] = {}
-    if "detections_per_img" in setup.model:
-        limit["detections"] = setup.model["detections_per_img"]
-    return Detector(resize, grid, strides, **limit)
+    model = setup.model_arguments()
+    strides = level_strides(model["finest_level"])
+    return Detector(resize, setup.anchor_grid(), strides, model["detections_per_img"])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ class Comparison:
         else:
             verdict = "wins" if self.difference > 0 else "loses"
             if abs(self.standard_errors) < self.needed:
-                verdict = "neither wins nor loses"
+                verdict = "is ahead, not beyond doubt" if self.difference > 0 else "is not ahead"
             end = (
                 f"focal loss {verdict}, {self.difference:+.1f} AP or {self.standard_errors:+.1f} "
                 f"standard errors with {n} and {m} seeds (95 % takes {self.needed:.1f})"

@@ -102,7 +102,7 @@ def test_focal_loss_wins() -> None:
 
 def test_what_is_within_the_spread_is_no_win() -> None:
     (best, _) = comparisons(made_up("fl-gamma", {FL: [0.50, 0.54], CE: [0.49, 0.53]}))
-    assert "focal loss neither wins nor loses, +1.0 AP or +0.4 standard" in best.sentence
+    assert "focal loss is ahead, not beyond doubt, +1.0 AP or +0.4 standard" in best.sentence
     assert best.needed == T_95[1]  # equal variances: n + m - 2
     (best, _) = comparisons(made_up("fl-gamma", {FL: [0.10, 0.11], CE: [0.49, 0.50]}))
     assert "focal loss loses, -39.0 AP or -55.2 standard" in best.sentence
