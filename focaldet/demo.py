@@ -110,5 +110,5 @@ def draw_pictures(weights: Path, dataset: CocoDataset, folder: Path) -> None:
         ):
             boxes = boxes_of({**items, "boxes": 3 * items["boxes"]}, description.class_names)
             panels[title] = draw_boxes(large, boxes, tags=False)
-        sheet = side_by_side(panels, description.class_names)
+        sheet = side_by_side(list(panels.items()), description.class_names)
         sheet.save(folder / f"{index + 1}.png")

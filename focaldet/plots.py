@@ -57,16 +57,16 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], tags: bool = True) -> I
 
 
 def side_by_side(
-    pictures: Mapping[str, Image.Image], class_names: Sequence[str] = ()
+    pictures: Sequence[tuple[str, Image.Image]], class_names: Sequence[str] = ()
 ) -> Image.Image:
-    """The pictures in one row under their titles, above a legend of the classes."""
+    """The pictures, each under its title, in one row above a legend of the classes."""
     font, bar, gap = _font(15), 24, 8
-    width = sum(picture.width for picture in pictures.values()) + gap * (len(pictures) - 1)
-    height = max(picture.height for picture in pictures.values())
+    width = sum(picture.width for _, picture in pictures) + gap * (len(pictures) - 1)
+    height = max(picture.height for _, picture in pictures)
     sheet = Image.new("RGB", (width, height + (2 if class_names else 1) * bar), _PAPER)
     draw = ImageDraw.Draw(sheet)
     x = 0
-    for title, picture in pictures.items():
+    for title, picture in pictures:
         draw.text((x + 4, 3), title, fill=_INK, font=font)
         sheet.paste(picture, (x, bar))
         x += picture.width + gap

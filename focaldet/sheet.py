@@ -58,7 +58,7 @@ def contact_sheet(split: Split, rows: Sequence[int], titles: Mapping[int, str]) 
     """The images of `rows` with their boxes, under their names and titles, with a legend."""
     lines = []
     for start in range(0, len(rows), COLUMNS):
-        cells = {_title(split, row, titles): _cell(split, row) for row in rows[start:][:COLUMNS]}
+        cells = [(_title(split, row, titles), _cell(split, row)) for row in rows[start:][:COLUMNS]]
         lines.append(side_by_side(cells))
     width = max(line.width for line in lines)
     sheet = Image.new("RGB", (width, sum(line.height for line in lines)), "white")
@@ -66,7 +66,7 @@ def contact_sheet(split: Split, rows: Sequence[int], titles: Mapping[int, str]) 
     for line in lines:
         sheet.paste(line, (0, top))
         top += line.height
-    return side_by_side({f"{split.name}: {split.table.source}": sheet}, split.table.class_names)
+    return side_by_side([(f"{split.name}: {split.table.source}", sheet)], split.table.class_names)
 
 
 def _title(split: Split, row: int, titles: Mapping[int, str]) -> str:

@@ -85,6 +85,7 @@ def test_check_takes_files_of_coco_and_returns_0_without_errors(run: Run, scenes
         (["nowhere"], "nowhere: no such folder"),
         (["{}/images"], "no form of a data set is known in it"),
         (["{}", "--train", "a.json"], "expected a folder, or --train"),
+        (["{}", "--images", "images"], "says where its images are"),
         (["--train", "a.json"], "expected --images"),
         (["--train", "a.json", "--images", "nowhere"], "image folder 'nowhere' does not exist"),
         (["{}", "--json", "a.txt"], "--json a.txt: expected a file name that ends with .json"),
@@ -145,3 +146,29 @@ def test_bad_arguments_of_show(run: Run, scenes: Path, words: list[str], message
 def test_without_an_action_the_help_is_printed(run: Run) -> None:
     code, text, _ = run("data")
     assert code == 0 and "check" in text and "show" in text
+
+
+def test_show_tells_where_nothing_is_flagged(run: Run, scenes: Path, tmp_path: Path) -> None:
+    file = scenes / "instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = content["annotations"][:1]  # no pairs
+    file.write_text(json.dumps(content))
+    words = ("--flagged", "--size", 96, "--anchor-size", 8, "--out", tmp_path / "sheet.jpg")
+    code, _, err = run("data", "show", scenes, *words)
+    assert code == 2 and "no image has a warning" in err
+
+
+def test_images_of_one_name_and_count_are_all_drawn(run: Run, scenes: Path, tmp_path: Path) -> None:
+    file = scenes / "instances_train.json"
+    content = json.loads(file.read_text())
+    del content["annotations"][1:]
+    for number, image in enumerate(content["images"]):
+        name = f"{number}/an_image_with_quite_a_long_name.png"
+        (scenes / "images" / str(number)).mkdir()
+        (scenes / "images" / image["file_name"]).rename(scenes / "images" / name)
+        image["file_name"] = name
+    file.write_text(json.dumps(content))
+    out = tmp_path / "sheet.png"
+    assert run("data", "show", scenes, "--out", out)[0] == 0
+    with Image.open(out) as sheet:
+        assert sheet.width > 4 * 360

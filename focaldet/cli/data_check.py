@@ -34,7 +34,12 @@ def add_arguments(parser: Parser) -> None:
 
 
 def add_sources(add: Add) -> None:
-    add("folder", nargs="?", metavar="DIR", help="data set in COCO's, Pascal VOC's or YOLO's form")
+    add(
+        "folder",
+        nargs="?",
+        metavar="DIR",
+        help="folder in COCO's, Pascal VOC's or YOLO's form, or YOLO's data.yaml",
+    )
     add("--train", metavar="JSON", help="training annotations, COCO, instead of DIR")
     add("--val", metavar="JSON", help="validation annotations, COCO")
     add("--images", metavar="DIR", help="folder of the images")
@@ -46,6 +51,11 @@ def sources(args: argparse.Namespace) -> dict[str, Source]:
     if bool(args.folder) == bool(args.train or args.val):
         raise UserError("expected a folder, or --train, --val and --images")
     if args.folder:
+        if args.images or args.val_images:
+            raise UserError(
+                f"{args.folder}: a folder of a data set says where its images are; "
+                "expected it without --images, or --train and --val instead of it"
+            )
         found = splits(args.folder)
         if not found:
             raise UserError(

@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
     add("--split", default="train", metavar="NAME", help="to take images of")
     add("--count", type=positive, default=12, metavar="N", help="images")
     add("--seed", type=count, default=0, help="of their choice")
-    add("--class", dest="class_name", metavar="NAME", help="images with this class alone")
+    add("--class", dest="class_name", metavar="NAME", help="only images that have this class")
     add("--flagged", action="store_true", help="those that `data check` warns of, the worst first")
     add_detector(add)
 
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--class {args.class_name}: not there; expected of {', '.join(names)}")
     titles = flagged(split) if args.flagged else None
     rows = choose(split, args.count, args.seed, args.class_name, titles)
+    if not rows and args.flagged:
+        raise UserError(f"{split.table.source}: --flagged: nothing to show, no image has a warning")
     if not rows:
         raise UserError(f"{split.table.source}: no images to show; expected some")
     sheet = contact_sheet(split, rows, titles or {})
