@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -94,6 +94,10 @@ def read_voc(
         for number, item in enumerate(image.iterfind("object"), start=1):
             try:
                 name = _text(item, "name", file)
+            except UserError as error:
+                report(flaws.ENTRY, str(error))
+                continue
+            try:
                 box = [_number(item, f"bndbox/{corner}", file) for corner in CORNERS]
             except UserError as error:
                 report(flaws.BOX, str(error))
@@ -105,7 +109,8 @@ def read_voc(
             corners.append(box)
 
     if classes is None:
-        classes = sorted(_names_in(folder, report))
+        listed = set(stems)  # what is wrong with those is said
+        classes = sorted(_names_in(folder, lambda file: file.stem in listed, report))
     labels = {name: label for label, name in enumerate(classes)}
     known = np.array([name in labels for name in names], bool)
     for row in np.flatnonzero(~known):
@@ -166,14 +171,17 @@ def _parse(file: Path) -> Element:
     return builder.close()
 
 
-def _names_in(folder: Path, report: flaws.Report) -> set[str]:
-    """Of the classes of all annotations, whatever split they are of."""
+def _names_in(folder: Path, said: Callable[[Path], bool], report: flaws.Report) -> set[str]:
+    """Of the classes of all annotations, whatever split they are of; flaws of files that are `said`
+    already are not said again."""
     names = set()
     for file in sorted(folder.glob("*.xml")):
         try:
-            names |= {_text(item, "name", file) for item in _parse(file).iterfind("object")}
+            for item in _parse(file).iterfind("object"):
+                names.add(_text(item, "name", file))
         except UserError as error:
-            report(flaws.FILE, str(error))
+            if not said(file):
+                report(flaws.FILE, str(error))
     return names
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from focaldet.data import SkippedBoxWarning, VocDataset
+from focaldet.data.voc import read_voc
 from focaldet.errors import UserError
 
 BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
@@ -151,6 +152,16 @@ def test_a_document_type_is_found_in_any_encoding(root: Path) -> None:
     (root / "Annotations/a.xml").write_bytes(text.encode("utf-16"))
     with pytest.raises(UserError, match="document type"):
         VocDataset(root, "train")
+
+
+def test_a_check_is_told_of_each_flaw_once(root: Path) -> None:
+    broken = root / "Annotations" / "broken.xml"
+    broken.write_text("<annotation>")
+    with (root / "ImageSets" / "Main" / "train.txt").open("a") as listed:
+        listed.write("broken\n")
+    told: list[tuple[str, str]] = []
+    read_voc(root, "train", None, lambda *flaw: told.append(flaw))
+    assert [check for check, _ in told] == ["annotation-file"]
 
 
 def test_wrong_lists_are_named(root: Path) -> None:
