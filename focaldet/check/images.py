@@ -123,9 +123,8 @@ def _(data: DataSet) -> Iterator[Finding]:
     reads_images=True,
 )
 def _(data: DataSet) -> Iterator[Finding]:
-    for first, other in _same(_sound(data.files), lambda file: file.found.digest):
-        if first.split is other.split:
-            yield other.finding(f"the same as {_name(first)!r}")
+    for first, other in _same(_sound(data.files), lambda f: (f.split.name, f.found.digest)):
+        yield other.finding(f"the same as {_name(first)!r}")
 
 
 @check(
@@ -137,7 +136,7 @@ def _(data: DataSet) -> Iterator[Finding]:
 )
 def _(data: DataSet) -> Iterator[Finding]:
     for first, other in _same(_sound(data.files), lambda file: file.found.digest):
-        if first.split is not other.split and first.found.path != other.found.path:
+        if first.split is not other.split and _listed(first) != _listed(other):
             yield other.finding(f"the same as {_name(first)!r} of {first.split.name}")
 
 
@@ -194,6 +193,11 @@ def _sound(files: Iterable[File]) -> list[File]:
 
 def _name(file: File) -> str:
     return file.split.table.file_names[file.row]
+
+
+def _listed(file: File) -> tuple[Path, str]:
+    """As `image-in-two-splits` compares images."""
+    return file.split.source.images, _name(file)
 
 
 def _same(things: Iterable[T], key: Callable[[T], Hashable]) -> Iterator[tuple[T, T]]:

@@ -80,8 +80,9 @@ class Report:
             yield ""
             yield from _anchor_lines(self.anchors)
         yield ""
-        numbers = (f"{len(self.of_severity(s))} {s}s" for s in SEVERITIES)
-        yield f"{len(self.findings)} checks: {', '.join(numbers)}"
+        numbers = ((len(self.of_severity(s)), s) for s in SEVERITIES)
+        shown = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for n, severity in numbers)
+        yield f"{len(self.findings)} checks: {shown}"
 
 
 def _facts(split: Split) -> dict[str, Any]:

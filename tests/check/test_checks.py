@@ -271,3 +271,12 @@ def test_many_flaws_at_once_are_all_told(made: Any) -> None:
     assert {"entry-form", "box-form", "unknown-image"} <= failed(report)
     assert len(report.findings["entry-form"]) == 3  # two annotations, an image
     assert report.facts["train"]["images"] == 2 and report.facts["train"]["boxes"] == 37
+
+
+def test_copies_are_told_in_each_split_and_between_them(made: Any) -> None:
+    made.add(made.val, 102)
+    for name in ("101.jpg", "102.jpg"):
+        shutil.copy(made.images / "1.jpg", made.images / name)
+    found = made.check().findings
+    assert [finding.split for finding in found["image-twice"]] == ["val"]
+    assert len(found["image-leak"]) == 2
