@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..data import Table
+from ..data import Table, flaws
 from ..data.coco import read_coco
-from ..data.folder import open_folder
+from ..data.folder import source_of
 from ..explain import explain
 from .common import add_device, device
 from .parser import Parser, fraction
@@ -47,4 +47,5 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _annotations(data: str, split: str) -> Table:
-    return open_folder(data, split).table if Path(data).is_dir() else read_coco(data)
+    folder = Path(data).is_dir() or Path(data).suffix in (".yaml", ".yml")
+    return source_of(data, split).read(flaws.refuse) if folder else read_coco(data)

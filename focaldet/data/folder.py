@@ -48,10 +48,15 @@ def open_folder(folder: str | Path, split: str, **options: Any) -> DetectionData
     `options`: those of `DetectionDataset`. Raises `UserError` where the folder has no such split,
     naming those that it has.
     """
+    return source_of(folder, split).open(**options)
+
+
+def source_of(folder: str | Path, split: str) -> Source:
+    """What `open_folder` opens."""
     there = splits(folder)
     source = there.get(split) or _found(Path(folder), split)  # also one of another name
     if source is not None:
-        return source.open(**options)
+        return source
     has = f"it has {' and '.join(there)}" if there else "no form of a data set is known in it"
     raise UserError(
         f"{folder}: no split {split!r}: {has}; expected ImageSets/Main/{split}.txt (Pascal VOC), "
@@ -60,9 +65,9 @@ def open_folder(folder: str | Path, split: str, **options: Any) -> DetectionData
 
 
 def splits(folder: str | Path) -> dict[str, Source]:
-    """Those of SPLITS that a folder has. `UserError` where there is no folder."""
+    """Those of SPLITS that a folder, or YOLO's data.yaml, has. `UserError` where there is none."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not (folder.is_dir() or (folder.is_file() and folder.suffix in (".yaml", ".yml"))):
         raise UserError(f"{folder}: no such folder; expected a data set")
     found = ((split, _found(folder, split)) for split in SPLITS)
     return {split: source for split, source in found if source is not None}
@@ -80,7 +85,7 @@ def _found(folder: Path, split: str) -> Source | None:
         file, images = (folder / form.format(split=split) for form in forms)
         if file.is_file() and images.is_dir():
             return coco_source(file, images)
-    if is_yolo(folder) and has_split(found := layout(folder), split):
+    if (folder.is_file() or is_yolo(folder)) and has_split(found := layout(folder), split):
         return Source(
             partial(YoloDataset, folder, split), partial(read_yolo, folder, split), found.folder
         )

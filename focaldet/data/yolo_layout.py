@@ -73,26 +73,28 @@ def class_names(found: Layout) -> list[str]:
 
 
 def has_split(found: Layout, split: str) -> bool:
-    return _places(found, split) is not None
+    """Whether it is named or there; what is named may be missing, which `images_of` says."""
+    return _named(found, split) is not None
 
 
 def images_of(found: Layout, split: str) -> tuple[str, list[str]]:
     """Where a split is said to be, and the names of its images, relative to the folder."""
-    places = _places(found, split)
-    if places is None:
+    named = _named(found, split)
+    if named is None:
         raise UserError(f"{str(found.described_in)!r} has no split {split!r}; {FORM}")
-    return places[0], _names(found.folder, places[1])
+    source, values = named
+    return source, _names(found.folder, [_place(found, value) for value in values])
 
 
-def _places(found: Layout, split: str) -> tuple[str, list[Path]] | None:
-    """Folders and lists, and where they were found."""
+def _named(found: Layout, split: str) -> tuple[str, list[Any]] | None:
+    """Where folders and lists are named, and they as they are named there."""
     for name in (split, *OTHER_NAMES.get(split, ())):
         if value := found.described.get(name):
             values = value if isinstance(value, list) else [value]
-            return f"{found.described_in}: {name}", [_place(found, each) for each in values]
+            return f"{found.described_in}: {name}", values
         for place in (f"images/{name}", f"{name}/images", f"{name}.txt", name):
             if (path := found.folder / place).exists():
-                return str(path), [path]
+                return str(path), [place]
     return None
 
 

@@ -18,17 +18,18 @@ from ..models.transform import GroundTruth
 class Truth:
     """Annotations by file name, with the labels of a checkpoint.
 
-    Crowd objects are left out, as in training. Raises `UserError` for other classes than the
-    checkpoint's, and for a box that cannot be trained on.
+    Crowd objects are left out, as in training, and so are bad boxes, with a `SkippedBoxWarning`.
+    Raises `UserError` for other classes than the checkpoint's.
     """
 
     def __init__(self, table: Table, class_names: list[str], weights: str | Path) -> None:
         ids = match_categories(class_names, table, weights)
         corners, problems = corners_of(table)
         if problems.any():
-            report_bad_boxes(table, problems, skip=False)
+            report_bad_boxes(table, problems, skip=True)
         label_of = np.array([ids.index(category_id) for category_id in table.category_ids])
         self._table = table
+        self._learned = (problems == 0) & ~table.crowd
         self._boxes = torch.from_numpy(corners)
         self._labels = torch.from_numpy(label_of[table.labels])
         self._rows: dict[str, list[int]] = defaultdict(list)  # by a file's last name
@@ -55,7 +56,7 @@ class Truth:
                 "the annotations of this image, or none at all"
             )
         table, row = self._table, found[0]
-        objects = np.flatnonzero((table.image_rows == row) & ~table.crowd)
+        objects = np.flatnonzero((table.image_rows == row) & self._learned)
         height, width = table.sizes[row].tolist()
         target: GroundTruth = {"boxes": self._boxes[objects], "labels": self._labels[objects]}
         return target, (height, width)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from focaldet.data import CocoDataset, SkippedBoxWarning, SkippedImageWarning, YoloDataset
+from focaldet.data.folder import open_folder
 from focaldet.errors import UserError
 
 NAMES = "cat\ndog\n"
@@ -122,6 +123,13 @@ def test_a_yaml_file_stands_for_its_folder(root: Path) -> None:
 def test_roboflows_valid_is_val(root: Path) -> None:
     write(root, "valid/images", "valid/labels", "c")
     assert YoloDataset(root, "val").file_name(0) == "valid/images/c.jpg"
+
+
+def test_a_split_that_is_named_and_missing_does_not_hide_the_others(root: Path) -> None:
+    (root / "data.yaml").write_text(YAML + "train: images/train\ntest: ../test/images\n")
+    assert len(open_folder(root, "train")) and len(open_folder(root / "data.yaml", "train"))
+    with pytest.raises(UserError, match="test/images is not there"):
+        open_folder(root, "test")
 
 
 def test_a_class_may_be_called_no_or_1(root: Path) -> None:

@@ -123,21 +123,18 @@ def test_folders_tell_images_of_one_name_apart(case: SimpleNamespace, tmp_path: 
             truth.of(tmp_path / place)
 
 
-@pytest.mark.parametrize("bad", ["classes", "box", "out", "data"])
+@pytest.mark.parametrize("bad", ["classes", "out", "data"])
 def test_bad_input_is_one_line(
     case: SimpleNamespace, bad: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options: dict[str, Any] = {"data": case.data}
     expected = {
         "classes": "a checkpoint for the classes",
-        "box": "has no area; expected width and height > 0",
         "out": "expected a new or an empty folder",
         "data": "no split 'val'",
     }[bad]
     if bad == "classes":
         case.content["categories"][0]["name"] = "ant"
-    elif bad == "box":
-        case.content["annotations"][0]["bbox"][2] = 0
     elif bad == "out":
         case.out.mkdir()
         (case.out / "mine.txt").write_text("")
@@ -148,6 +145,18 @@ def test_bad_input_is_one_line(
     err = capsys.readouterr().err
     assert expected in err and len([li for li in err.splitlines() if "error" in li]) == 1
     assert bad != "out" or [p.name for p in case.out.iterdir()] == ["mine.txt"]
+
+
+def test_a_bad_box_is_named_and_left_out(
+    case: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = case.content["annotations"][0]
+    first["bbox"][2] = 0
+    case.data.write_text(json.dumps(case.content))
+    assert run(case, case.files[0], data=case.data) == 0
+    assert "left out 1 bad box: annotation" in capsys.readouterr().err
+    left = sum(a["image_id"] == first["image_id"] for a in case.content["annotations"]) - 1
+    assert f"<dd>{left}, of which" in (case.out / f"{case.files[0].stem}.html").read_text()
 
 
 def test_a_voc_folder(case: SimpleNamespace, tmp_path: Path) -> None:
