@@ -27,13 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", help="the command, without --seed and --out")
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--name", required=True)
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        type=Path,
+        help="of each run, that `focaldet evaluate --json` wrote of its last weights",
+    )
     args = parser.parse_args(argv)
+    runs = [outcome(run) for run in args.runs]
+    if args.scores:
+        for run, file in zip(runs, args.scores, strict=True):
+            run["stats"] = json.loads(file.read_text())["stats"]
     result = {
         "command": args.command,
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "runs": [{"seed": seed, **outcome(run)} for seed, run in enumerate(args.runs)],
+        "runs": [{"seed": seed, **run} for seed, run in enumerate(runs)],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{args.name}.json").write_text(json.dumps(result, indent=1) + "\n")
