@@ -291,6 +291,25 @@ def test_schedules_start_low_peak_at_1_and_end_low(name: str) -> None:
     assert all(a >= b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
 
 
+def test_step_divides_by_ten_at_its_milestones() -> None:
+    """The paper's unless given; of any number of steps, to the step."""
+    for total in (9, 90, 91, 100, 90_000):
+        for step in range(0, total, max(1, total // 1000)):
+            want = 0.1 ** ((3 * step >= 2 * total) + (9 * step >= 8 * total))
+            assert schedule_factor("step", step, total, 0) == want, (step, total)
+    rates = [schedule_factor("step", step, 10, 0, (0.3, 0.5, 0.8)) for step in range(10)]
+    assert rates == pytest.approx([1] * 3 + [0.1] * 2 + [0.01] * 3 + [0.001] * 2)
+
+
+def test_a_run_of_before_has_the_milestones_of_before() -> None:
+    ours = Recipe().as_dict()
+    older = {name: value for name, value in ours.items() if name != "milestones"}
+    assert list(Recipe.differences(older, ours)) == []
+    other = Recipe(milestones=(0.5,)).as_dict()
+    ((name, _, here),) = Recipe.differences(older, other)
+    assert (name, here) == ("milestones", [0.5]) and Recipe(milestones=[0.5]).as_dict() == other
+
+
 def test_onecycle_is_torchs() -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1)
