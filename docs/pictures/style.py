@@ -1,16 +1,12 @@
-"""How all pictures look, and how they become SVGs of which two builds have the same bytes.
+"""How all pictures look: as the figures of the package do, which settles their bytes, too.
 
-A picture has a light ground of its own, so that it reads on a dark page, too. Colours are those of
-Okabe and Ito, which colour-blind readers tell apart; black and grey are kept for what is not told
-apart by colour.
+Black and grey are kept for what is not told apart by colour.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,39 +15,15 @@ from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 from torch import Tensor
 
-COLOURS = BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
-    *("#0072b2", "#e69f00", "#009e73"),
-    *("#d55e00", "#cc79a7", "#56b4e9"),
-)
-INK, GREY = "#222222", "#8a8a8a"
+from focaldet.experiments.figures import style
 
-_SETTINGS = {
-    "svg.hashsalt": "focaldet",  # else ids are random
-    "svg.fonttype": "path",  # looks the same wherever it is read
-    "font.family": "DejaVu Sans",  # comes with matplotlib
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e4e4e4",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "#fbfbfb",
-    "axes.facecolor": "#fbfbfb",
-    "savefig.facecolor": "#fbfbfb",
-}
+COLOURS = BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (*style.COLOURS, "#56b4e9")
+INK, GREY = style.INK, style.GREY
 
 
 def svg(draw: Callable[[], Figure]) -> bytes:
     """The picture that `draw` makes, without a date."""
-    with matplotlib.rc_context(_SETTINGS):
-        file = io.BytesIO()
-        draw().savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    return style.rendered(draw)
 
 
 def panels(*titles: str, height: float = 3.0, width: float = 7.4) -> list[Axes]:

@@ -25,12 +25,6 @@ from focaldet.train.run import Run
 from focaldet.train.update import Update
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Faster for models this small."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "set"

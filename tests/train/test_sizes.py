@@ -42,12 +42,6 @@ DRAWN = Compose(
 MOST = 1.5  # of enlarging, where the model's sizes would have it twice
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Faster for models this small."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "set"

@@ -28,12 +28,6 @@ from focaldet.train import BEST, LAST, Recipe, train
 from focaldet.train.optim import SCHEDULES, Average, make_optimizer, schedule_factor
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Faster for models this small."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")

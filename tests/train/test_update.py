@@ -18,12 +18,6 @@ from focaldet.train.optim import make_optimizer
 from focaldet.train.update import Update
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Faster for models this small."""
-    torch.set_num_threads(1)
-
-
 def tiny_model(dtype: torch.dtype = torch.float32, **changes: object) -> RetinaNet:
     return untrained(dtype, **{"min_size": 128} | changes).train()
 

@@ -6,6 +6,7 @@ dashes, too. The ground is light, so that a figure reads on a dark page.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...files import replacing
+from ...files import write_atomically
 
 COLOURS = BLUE, ORANGE, GREEN, RED, PURPLE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7")
 INK, GREY = "#222222", "#8a8a8a"
@@ -42,12 +43,18 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
+def rendered(draw: Callable[[], Figure], form: str = "svg") -> bytes:
+    """The figure that `draw` makes, as SVG or PNG, without a date."""
+    nothing = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+    file = io.BytesIO()
+    with matplotlib.rc_context(_SETTINGS):
+        draw().savefig(file, format=form, dpi=150, metadata=nothing)
+    return file.getvalue()
+
+
 def write(path: str | Path, draw: Callable[[], Figure]) -> None:
     """Replaces `path` by what `draw` makes, whole or not at all; as SVG or PNG, by its suffix."""
-    path = Path(path)
-    nothing = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    with matplotlib.rc_context(_SETTINGS), replacing(path) as temporary:
-        draw().savefig(temporary, format=path.suffix[1:], dpi=150, metadata=nothing)
+    write_atomically(path, rendered(draw, Path(path).suffix[1:]))
 
 
 def panels(
