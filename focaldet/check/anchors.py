@@ -16,7 +16,11 @@ from .registry import NOTE, WARNING, check_split
 LEAST_RECALL = 0.95
 FAR = 0.3  # IoU
 BANDS = (0, 8, 16, 32, 64, 128, 256)  # pixels: sides of squares as large as the boxes, resized
-ASPECTS = {"wide (h/w < 1/1.5)": (0, 1 / 1.5), "square": (1 / 1.5, 1.5), "tall": (1.5, np.inf)}
+ASPECTS: dict[str, tuple[float, float]] = {
+    "wide (h/w < 1/1.5)": (0, 1 / 1.5),
+    "square": (1 / 1.5, 1.5),
+    "tall": (1.5, np.inf),
+}
 
 SIZES = (4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64)  # that are tried
 SPREADS = (1.5, 2.0, 3.0, 4.0)  # of the ratios: 1/s, 1, s about their middle

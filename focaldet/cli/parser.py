@@ -11,6 +11,8 @@ from typing import Any, NoReturn, Protocol
 
 from ..errors import UserError
 
+Reader = Callable[[str], Any]  # of an argument
+
 
 class Command(Protocol):
     """What the module of a command has."""
@@ -72,7 +74,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
         return super()._get_help_string(action)
 
 
-def checked(convert: type, accepts: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+def checked(convert: type, accepts: Callable[[Any], bool], expected: str) -> Reader:
     """What reads an argument: a `convert` of its text that it `accepts`."""
 
     def read(text: str) -> Any:
@@ -87,11 +89,11 @@ def checked(convert: type, accepts: Callable[[Any], bool], expected: str) -> Cal
     return read
 
 
-positive = checked(int, lambda value: value > 0, "a whole number above 0")
-count = checked(int, lambda value: value >= 0, "a whole number, 0 or more")
-size = checked(int, lambda value: value >= 64, "a whole number, 64 or more")
-anchor = checked(int, lambda value: value >= 4, "a whole number, 4 or more")
-seconds = checked(float, lambda value: 0 < value < math.inf, "a number above 0")
-number = checked(float, lambda value: 0 <= value < math.inf, "a number, 0 or more")
-weight = checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-fraction = checked(float, lambda value: 0 <= value < 1, "a number from 0 to 1, below 1")
+positive: Reader = checked(int, lambda value: value > 0, "a whole number above 0")
+count: Reader = checked(int, lambda value: value >= 0, "a whole number, 0 or more")
+size: Reader = checked(int, lambda value: value >= 64, "a whole number, 64 or more")
+anchor: Reader = checked(int, lambda value: value >= 4, "a whole number, 4 or more")
+seconds: Reader = checked(float, lambda value: 0 < value < math.inf, "a number above 0")
+number: Reader = checked(float, lambda value: 0 <= value < math.inf, "a number, 0 or more")
+weight: Reader = checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+fraction: Reader = checked(float, lambda value: 0 <= value < 1, "a number from 0 to 1, below 1")

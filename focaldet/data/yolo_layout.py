@@ -20,7 +20,10 @@ from .images import inside
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".jp2")
 YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAMES = ("classes.txt", "obj.names", "classes.names", "labels/classes.txt")
-OTHER_NAMES = {"val": ("valid", "validation"), "train": ("training",)}  # of a split
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "val": ("valid", "validation"),
+    "train": ("training",),
+}  # of a split
 FORM = "expected data.yaml, classes.txt or obj.names, and images/train, train/images or train.txt"
 
 

@@ -44,11 +44,16 @@ CONVENTIONS: dict[str, Callable[..., AnchorGrid]] = {
 }
 
 # The entries of the table data, with values such as they have.
-DATA = {"flip": "both", "min_sizes": [640, 800], "scales": [0.8, 1.25], "crop": 512}
+DATA: dict[str, Any] = {"flip": "both", "min_sizes": [640, 800], "scales": [0.8, 1.25], "crop": 512}
 
 Table = Mapping[str, Any]
 # Values such as there are of what is usually None.
-OPTIONAL = {"max_scale": 2.0, "head_norm": "group", "lr": 1e-3, "weight_decay": 1e-4}
+OPTIONAL: dict[str, Any] = {
+    "max_scale": 2.0,
+    "head_norm": "group",
+    "lr": 1e-3,
+    "weight_decay": 1e-4,
+}
 # What a value may be, by the type of the usual one.
 _KINDS: dict[type, tuple[type, ...]] = {
     bool: (bool,),
