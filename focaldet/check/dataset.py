@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data import flaws
+from ..data.flaws import Flaw
 from ..data.folder import Source
 from ..data.images import inside
 from ..data.table import Table, corners_of
@@ -45,20 +46,20 @@ class Split:
     name: str
     source: Source
     table: Table
-    flaws: dict[str, list[str]]  # messages by check
+    flaws: dict[str, list[Flaw]]  # by check
     detector: Detector
 
     @classmethod
     def read(cls, name: str, source: Source, detector: Detector) -> Split:
-        found: dict[str, list[str]] = defaultdict(list)
+        found: dict[str, list[Flaw]] = defaultdict(list)
 
-        def report(check: str, message: str) -> None:
-            found[check].append(message)
+        def report(flaw: Flaw) -> None:
+            found[flaw.check].append(flaw)
 
         try:
             table = source.read(report)
         except UserError as error:  # nothing of it can be read
-            report(flaws.FILE, str(error))
+            report(Flaw(flaws.FILE, str(error)))
             table = _nothing(str(source.images))
         return cls(name, source, table, found, detector)
 

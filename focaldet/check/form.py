@@ -10,7 +10,11 @@ from .registry import ERROR, WARNING, FindInSplit, check_split
 
 
 def _said(flaw: str) -> FindInSplit:
-    return lambda split: (Finding(text, split.name) for text in split.flaws.get(flaw, ()))
+    def find(split: Split) -> Iterator[Finding]:
+        for found in split.flaws.get(flaw, ()):
+            yield Finding(found.message, split.name, found.file, found.annotation)
+
+    return find
 
 
 for _flaw, _severity, _means, _advice in (

@@ -143,8 +143,8 @@ def _(data: DataSet) -> Iterator[Finding]:
 @check(
     "image-near-duplicate",
     NOTE,
-    "Two images look alike, as the same picture saved anew or the next one of a film.",
-    "Keep them in one split.",
+    "An image looks like another, as the same picture saved anew or the next one of a film.",
+    "Keep both in one split.",
     reads_images=True,
 )
 def _(data: DataSet) -> Iterator[Finding]:

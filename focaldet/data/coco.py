@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from ..errors import UserError
 from . import flaws
 from .dataset import DetectionDataset
+from .flaws import Flaw
 from .table import Table, collector_paused
 from .transforms import Transform
 
@@ -67,10 +69,10 @@ def read_coco(annotation_file: str | Path, report: flaws.Report = flaws.refuse) 
 
 def _read_coco(annotation_file: str | Path, report: flaws.Report) -> Table:
     source = str(annotation_file)
-    images, annotations, categories = (
-        _Records(source, key, entries, report)
-        for key, entries in _sections(annotation_file).items()
-    )
+    sections = _sections(annotation_file)
+    images = _Records(source, "images", sections, report)
+    annotations = _Records(source, "annotations", sections, report, images)
+    categories = _Records(source, "categories", sections, report)
 
     category_ids, class_names = categories.ids(), categories.column("name", TEXT)
     order = sorted(np.flatnonzero(categories.good).tolist(), key=category_ids.__getitem__)
@@ -142,7 +144,7 @@ class _Form:
     flaw: str = flaws.ENTRY
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return type(value) is int and abs(value) < 2**63  # not isinstance: a bool is an int too
 
 
@@ -209,9 +211,16 @@ class _Records:
     """One of the lists, read by column; an entry of another form than expected is reported."""
 
     def __init__(
-        self, source: str, section: str, entries: Sequence[Any], report: flaws.Report
+        self,
+        source: str,
+        section: str,
+        sections: Mapping[str, Sequence[Any]],
+        report: flaws.Report,
+        images: _Records | None = None,  # that the entries are of
     ) -> None:
-        self.source, self.section, self.report = source, section, report
+        self.source, self.section = source, section
+        self._report, self._images = report, images
+        entries = sections[section]
         self.entries: Sequence[dict[str, Any]] = entries
         self.good = np.ones(len(entries), bool)  # those without a flaw
         if set(map(type, entries)) == {dict}:
@@ -219,7 +228,8 @@ class _Records:
         for row, entry in enumerate(entries):
             if not isinstance(entry, dict):
                 where = f"{source}: {section}[{row}]"
-                report(flaws.ENTRY, f"{where} is {_shown(entry)}; expected an object")
+                message = f"{where} is {_shown(entry)}; expected an object"
+                report(Flaw(flaws.ENTRY, message))
         self.entries = [entry for entry in entries if isinstance(entry, dict)]
         self.good = np.ones(len(self.entries), bool)
 
@@ -247,7 +257,7 @@ class _Records:
             count, seen = Counter(ids[row] for row in rows), set[int]()
             for row in rows:
                 if count[ids[row]] > 1 and ids[row] not in seen:
-                    self.report(flaws.ID, f"{self._name(row)} exists twice; expected unique ids")
+                    self._say(row, flaws.ID, " exists twice; expected unique ids")
                 elif ids[row] in seen and self.section != "annotations":
                     self.good[row] = False
                 seen.add(ids[row])
@@ -271,8 +281,26 @@ class _Records:
         return places
 
     def _reject(self, row: int, flaw: str, problem: str) -> None:
-        self.report(flaw, f"{self._name(row)}{problem}")
+        self._say(row, flaw, problem)
         self.good[row] = False
+
+    def _say(self, row: int, check: str, problem: str) -> None:
+        number = self.entries[row].get("id")
+        own = number if self.section == "annotations" and _is_id(number) else None
+        self._report(Flaw(check, f"{self._name(row)}{problem}", self._file(row), own))
+
+    def _file(self, row: int) -> str | None:
+        """The name of the image that an entry is, or is of."""
+        if self._images is not None:
+            number = self.entries[row].get("image_id")
+            return self._images.file_by_id.get(number) if _is_id(number) else None
+        name = self.entries[row].get("file_name")
+        return name if isinstance(name, str) else None
+
+    @cached_property
+    def file_by_id(self) -> dict[int, str | None]:
+        numbers = [(row, entry.get("id")) for row, entry in enumerate(self.entries)]
+        return {number: self._file(row) for row, number in numbers if _is_id(number)}
 
     def _name(self, row: int) -> str:
         """How messages call an entry: by id, or by position where it has none."""

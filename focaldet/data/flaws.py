@@ -1,18 +1,15 @@
 """What is wrong with the form of a data set, as its readers say it.
 
-A reader names every flaw to a function of this form: the id of the check that it fails
-(`focaldet.check`) and one line. Where that returns, what has the flaw is left out and reading goes
-on, so that a check finds all of them by the rules that a training run ends by.
+A reader reports every flaw. Where that returns, what has the flaw is left out and reading goes on,
+so that a check (`focaldet.check`) finds all of them by the rules that a training run ends by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ..errors import UserError
-
-Report = Callable[[str, str], object]  # check, message
 
 FILE = "annotation-file"
 ENTRY = "entry-form"
@@ -24,6 +21,16 @@ LISTED = "image-listed-twice"
 NO_SIZE = "image-without-size"  # where no annotation tells
 
 
-def refuse(check: str, message: str) -> NoReturn:
+class Flaw(NamedTuple):
+    check: str  # the id of the check that it fails
+    message: str  # a line, which says where by itself
+    file: str | None = None  # of the image that it is about, if of one and its name is known
+    annotation: int | None = None  # as `Table.object_ids` has it
+
+
+Report = Callable[[Flaw], object]
+
+
+def refuse(flaw: Flaw) -> NoReturn:
     """Ends the reading with the first flaw."""
-    raise UserError(message)
+    raise UserError(flaw.message)

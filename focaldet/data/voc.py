@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -13,6 +14,7 @@ import numpy as np
 from ..errors import UserError
 from . import flaws
 from .dataset import DetectionDataset
+from .flaws import Flaw
 from .images import inside
 from .table import Table
 from .transforms import Transform
@@ -73,12 +75,13 @@ def read_voc(
     Images and objects that are named to `report`, if that returns, are left out.
     """
     split_file = Path(root, "ImageSets", "Main", f"{split}.txt")
+    image_of = partial(_file_name, Path(root, "JPEGImages"))
     lines = _read(split_file).decode(errors="replace").splitlines()
     stems = [line.strip() for line in lines if line.strip()]
     for stem, times in Counter(stems).items():
         if times > 1:
             message = f"{split_file} lists {stem!r} twice; expected every image once"
-            report(flaws.LISTED, message)
+            report(Flaw(flaws.LISTED, message, image_of(stem)))
 
     folder = Path(root, "Annotations")
     files, sizes, image_rows, numbers, names, crowd, corners = [], [], [], [], [], [], []
@@ -88,19 +91,19 @@ def read_voc(
             image = _parse(file)
             sizes.append([_size(image, key, file) for key in ("height", "width")])
         except UserError as error:
-            report(flaws.FILE, str(error))
+            report(Flaw(flaws.FILE, str(error), image_of(stem)))
             continue
         files.append(stem)
         for number, item in enumerate(image.iterfind("object"), start=1):
             try:
                 name = _text(item, "name", file)
             except UserError as error:
-                report(flaws.ENTRY, str(error))
+                report(Flaw(flaws.ENTRY, str(error), image_of(stem), number))
                 continue
             try:
                 box = [_number(item, f"bndbox/{corner}", file) for corner in CORNERS]
             except UserError as error:
-                report(flaws.BOX, str(error))
+                report(Flaw(flaws.BOX, str(error), image_of(stem), number))
                 continue
             image_rows.append(len(files) - 1)
             numbers.append(number)
@@ -114,18 +117,19 @@ def read_voc(
     labels = {name: label for label, name in enumerate(classes)}
     known = np.array([name in labels for name in names], bool)
     for row in np.flatnonzero(~known):
-        report(
-            flaws.CLASS,
-            f"{folder / files[image_rows[row]]}.xml: object {numbers[row]} is of the unknown "
-            f"class {names[row]!r}; expected one of {', '.join(classes)}",
+        stem, number = files[image_rows[row]], numbers[row]
+        message = (
+            f"{folder / stem}.xml: object {number} is of the unknown class {names[row]!r}; "
+            f"expected one of {', '.join(classes)}"
         )
+        report(Flaw(flaws.CLASS, message, image_of(stem), number))
 
     ends = np.array(corners, np.float64).reshape(-1, 4)
     boxes = np.concatenate([ends[:, :2], ends[:, 2:] - ends[:, :2]], axis=1)
     table = Table(
         source=str(split_file),
         image_ids=np.arange(1, len(files) + 1),
-        file_names=[_file_name(Path(root, "JPEGImages"), stem) for stem in files],
+        file_names=[image_of(stem) for stem in files],
         sizes=np.array(sizes, np.int64).reshape(-1, 2),
         category_ids=list(range(1, len(classes) + 1)),
         class_names=list(classes),
@@ -181,7 +185,7 @@ def _names_in(folder: Path, said: Callable[[Path], bool], report: flaws.Report) 
                 names.add(_text(item, "name", file))
         except UserError as error:
             if not said(file):
-                report(flaws.FILE, str(error))
+                report(Flaw(flaws.FILE, str(error)))
     return names
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import UserError
 from . import flaws
 from .dataset import DetectionDataset, SkippedImageWarning
+from .flaws import Flaw
 from .images import ImageError, image_size, inside
 from .table import Table
 from .transforms import Transform
@@ -49,10 +50,10 @@ class YoloDataset(DetectionDataset):
         skip_bad_boxes: bool = False,
         cache: str | Path | None = None,
     ) -> None:
-        def report(check: str, message: str) -> None:
-            if not (skip_bad_images and check == flaws.NO_SIZE):
-                raise UserError(message)
-            warnings.warn(f"skipped: {message}", SkippedImageWarning, stacklevel=5)
+        def report(flaw: Flaw) -> None:
+            if not (skip_bad_images and flaw.check == flaws.NO_SIZE):
+                flaws.refuse(flaw)
+            warnings.warn(f"skipped: {flaw.message}", SkippedImageWarning, stacklevel=5)
 
         super().__init__(
             read_yolo(root, split, report),
@@ -74,23 +75,24 @@ def read_yolo(root: str | Path, split: str, report: flaws.Report = flaws.refuse)
     source, listed = images_of(found, split)
     for name, times in Counter(listed).items():
         if times > 1:
-            report(flaws.LISTED, f"{source} lists {name!r} twice; expected every image once")
+            message = f"{source} lists {name!r} twice; expected every image once"
+            report(Flaw(flaws.LISTED, message, name))
 
     names, sizes, image_rows, numbers, labels, boxes = [], [], [], [], [], []
     for name in dict.fromkeys(listed):
         try:
             size = image_size(inside(found.folder, name))
         except ImageError as error:
-            report(flaws.NO_SIZE, str(error))
+            report(Flaw(flaws.NO_SIZE, str(error), name))
             continue
         names.append(name)
         sizes.append(size)
         file = inside(found.folder, str(label_file(name)))
-        for number, line in _labels(file, report):
+        for number, line in _labels(file, name, report):
             try:
                 label, box = _object(line, len(classes))
             except _Wrong as wrong:
-                report(wrong.check, f"{file}: line {number}: {wrong}")
+                report(Flaw(wrong.check, f"{file}: line {number}: {wrong}", name, number))
                 continue
             image_rows.append(len(names) - 1)
             numbers.append(number)
@@ -123,14 +125,14 @@ class _Wrong(ValueError):
         self.check = check
 
 
-def _labels(file: Path, report: flaws.Report) -> list[tuple[int, str]]:
+def _labels(file: Path, image: str, report: flaws.Report) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers; none where there is no file."""
     if not file.exists():
         return []
     try:
         return [(n, line) for n, line in enumerate(lines(file, empty=True), start=1) if line]
     except UserError as error:
-        report(flaws.FILE, str(error))
+        report(Flaw(flaws.FILE, str(error), image))
         return []
 
 

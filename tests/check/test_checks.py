@@ -185,6 +185,10 @@ def failed(report: Report) -> set[str]:
     return {name for name, found in report.findings.items() if found}
 
 
+def placed(report: Report, name: str) -> list[tuple[str | None, int | None]]:
+    return [(finding.file, finding.annotation) for finding in report.findings[name]]
+
+
 def test_a_clean_data_set(made: Any) -> None:
     report = made.check()
     assert failed(report) == set() and not report.has_errors
@@ -248,6 +252,32 @@ def test_flaws_in_yolos_lines_are_all_found(made: Any, detector: Detector, tmp_p
     report = check_data(splits(folder), detector)
     assert failed(report) == {"box-form", "unknown-class"}
     assert [f.text.split(": ")[1] for f in report.findings["box-form"]] == ["line 21", "line 23"]
+    assert placed(report, "box-form") == [("images/train/1.jpg", 21), ("images/train/1.jpg", 23)]
+    assert placed(report, "unknown-class") == [("images/train/1.jpg", 22)]
+
+
+def test_flaws_in_vocs_files_are_placed(detector: Detector, tmp_path: Path) -> None:
+    for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\n")
+    Image.new("RGB", (64, 64)).save(tmp_path / "JPEGImages/a.png")
+    thing = "<object><name>{}</name><bndbox>{}</bndbox></object>"
+    corners = "<xmin>1</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>9</ymax>"
+    things = [
+        thing.format("x", corners.format(9)),
+        thing.format("x", corners.format("wide")),
+        thing.format("x", corners.format("inf")),
+        thing.format("", corners.format(9)),
+    ]
+    size = "<size><width>64</width><height>64</height></size>"
+    xml = f"<annotation>{size}{''.join(things)}</annotation>"
+    (tmp_path / "Annotations/a.xml").write_text(xml)
+    (tmp_path / "Annotations/b.xml").write_text("<annotation>")
+    report = check_data(splits(tmp_path), detector, with_images=False)
+    assert placed(report, "box-form") == [("a.png", 2)]
+    assert placed(report, "box-not-finite") == [("a.png", 3)]
+    assert placed(report, "entry-form") == [("a.png", 4)]
+    assert placed(report, "annotation-file") == [("b.jpg", None)]
 
 
 def test_every_check_has_a_case() -> None:
@@ -271,6 +301,9 @@ def test_many_flaws_at_once_are_all_told(made: Any) -> None:
     assert {"entry-form", "box-form", "unknown-image"} <= failed(report)
     assert len(report.findings["entry-form"]) == 3  # two annotations, an image
     assert report.facts["train"]["images"] == 2 and report.facts["train"]["boxes"] == 37
+    assert placed(report, "box-form") == [("1.jpg", boxes[0]["id"])]
+    assert placed(report, "unknown-image") == [(None, boxes[1]["id"])]
+    assert ("3.jpg", None) in placed(report, "entry-form")
 
 
 def test_copies_are_told_in_each_split_and_between_them(made: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from focaldet import AnchorGrid
-from focaldet.check import Detector
+from focaldet.check import Detector, lookalikes
 from focaldet.check.anchors import suggest
 from focaldet.check.lookalikes import alike
 from focaldet.check.pairs import overlapping
@@ -92,9 +92,14 @@ def test_suggested_anchors_are_of_the_boxes_size_and_shape() -> None:
     assert suggest(detector, wide, sizes).aspect_ratios[0] < 0.5  # height / width is 1/4
 
 
-def test_what_looks_alike() -> None:
+def test_what_looks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 255, (50, 256)).astype(np.float32)
     images[7] = 0.5 * images[3] + 20 + rng.normal(0, 3, 256)  # darker, and a little noisy
     images[8:10] = 40  # of one colour
     assert [pair[:2] for pair in alike(images)] == [(3, 7)]
+    images[20:] = images[20] + np.arange(30)[:, None] * rng.normal(0, 0.1, 256)  # a film
+    monkeypatch.setattr(lookalikes, "BLOCK", 7)
+    film = {other: first for first, other, _ in alike(images)}
+    assert film.pop(7) == 3
+    assert film == {other: other - 1 for other in range(21, 50)}

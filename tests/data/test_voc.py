@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from focaldet.data import SkippedBoxWarning, VocDataset
+from focaldet.data.flaws import Flaw
 from focaldet.data.voc import read_voc
 from focaldet.errors import UserError
 
@@ -159,9 +160,9 @@ def test_a_check_is_told_of_each_flaw_once(root: Path) -> None:
     broken.write_text("<annotation>")
     with (root / "ImageSets" / "Main" / "train.txt").open("a") as listed:
         listed.write("broken\n")
-    told: list[tuple[str, str]] = []
-    read_voc(root, "train", None, lambda *flaw: told.append(flaw))
-    assert [check for check, _ in told] == ["annotation-file"]
+    told: list[Flaw] = []
+    read_voc(root, "train", None, told.append)
+    assert [flaw.check for flaw in told] == ["annotation-file"]
 
 
 def test_wrong_lists_are_named(root: Path) -> None:
