@@ -63,6 +63,7 @@ def look(
         class_names=NAMES,
         picture=Image.new("RGB", (100, 100), "teal"),
         target=truth,
+        crowd=None,
         anatomy=anatomy,
         candidates=Candidates(*candidates, keep, match),
         threshold=0.5,

@@ -42,19 +42,24 @@ def explain(
     truth = None if annotations is None else Truth(annotations, description.class_names, weights)
     out = new_folder(out)
     ready = for_inference(model)
-    written, failures = [], []
+    written, unknown, unreadable = [], [], []
     for file, name in zip(tqdm(files, unit=" images", disable=None), names, strict=True):
         try:
-            target, size = (None, None) if truth is None else truth.of(file)
-            picture = read_image(file, size)
+            annotated = truth.of(file) if truth else None
         except UserError as error:
-            failures.append(str(error))
+            unknown.append(str(error))
+            continue
+        try:
+            picture = read_image(file, annotated.size if annotated else None)
+        except UserError as error:
+            unreadable.append(str(error))
             continue
         seen = look(
             ready,
             picture,
-            target,
+            annotated.target if annotated else None,
             score_threshold,
+            crowd=annotated.crowd if annotated else None,
             name=file.name,
             weights=str(weights),
             class_names=description.class_names,
@@ -63,7 +68,8 @@ def explain(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page(seen).encode())
         written.append(path)
-    if failures:
-        more = f" ({len(failures)} of {len(files)} images are bad)" if len(files) > 1 else ""
-        raise UserError(failures[0] + more)
+    if failures := unreadable + unknown:
+        counts = {"cannot be read": len(unreadable), "have no annotations there": len(unknown)}
+        words = " and ".join(f"{n} {what}" for what, n in counts.items() if n)
+        raise UserError(failures[0] + f" (of {len(files)} images {words})" * (len(files) > 1))
     return written

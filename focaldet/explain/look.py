@@ -37,6 +37,7 @@ class Look:
     class_names: list[str]
     picture: Image
     target: GroundTruth | None
+    crowd: GroundTruth | None  # regions where a detection of the class is neither true nor false
     anatomy: Anatomy  # in pixels of the picture
     candidates: Candidates
     threshold: float  # the least score of a detection
@@ -79,6 +80,7 @@ def look(
     target: GroundTruth | None,  # in pixels of the picture, on the CPU
     threshold: float,
     *,
+    crowd: GroundTruth | None = None,
     name: str,
     weights: str,
     class_names: list[str],
@@ -103,6 +105,7 @@ def look(
         class_names=class_names,
         picture=picture,
         target=target,
+        crowd=crowd,
         anatomy=anatomy(model, image, resized, model.transform.repeatable).times(ratio),
         candidates=_candidates(model, image, ratio, least),
         threshold=threshold,

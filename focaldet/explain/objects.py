@@ -70,6 +70,18 @@ def objects(look: Look) -> list[Object]:
     return results
 
 
+def on_crowd(look: Look) -> Tensor:
+    """Which of the `scored` detections lie in a crowd region of their class, by FOUND or more of
+    their area: bool [D]. As COCO's evaluation says, they are not false."""
+    if look.crowd is None or not len(look.crowd["labels"]):
+        return torch.zeros(len(look.scored["labels"]), dtype=torch.bool)
+    boxes, crowd = look.scored["boxes"], look.crowd["boxes"]
+    shared = torch.minimum(boxes[:, None, 2:], crowd[:, 2:])
+    shared = (shared - torch.maximum(boxes[:, None, :2], crowd[:, :2])).clamp(min=0).prod(2)
+    inside = shared >= FOUND * (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]
+    return (inside & (look.scored["labels"][:, None] == look.crowd["labels"])).any(1)
+
+
 def assigned(ious: Tensor, labels: Tensor, found: Tensor) -> list[int]:
     """The object of each detection, -1 for none: as COCO's evaluation assigns them at IoU FOUND.
 

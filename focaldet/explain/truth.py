@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +16,17 @@ from ..evaluate import match_categories
 from ..models.transform import GroundTruth
 
 
+class Annotated(NamedTuple):
+    target: GroundTruth  # what training learns
+    crowd: GroundTruth  # what it leaves out, and evaluation ignores
+    size: tuple[int, int]  # (height, width), of the image that the boxes are on
+
+
 class Truth:
     """Annotations by file name, with the labels of a checkpoint.
 
-    Crowd objects are left out, as in training, and so are bad boxes, with a `SkippedBoxWarning`.
-    Raises `UserError` for other classes than the checkpoint's.
+    Bad boxes are left out, with a `SkippedBoxWarning`. Raises `UserError` for other classes than
+    the checkpoint's.
     """
 
     def __init__(self, table: Table, class_names: list[str], weights: str | Path) -> None:
@@ -29,15 +36,15 @@ class Truth:
             report_bad_boxes(table, problems, skip=True)
         label_of = np.array([ids.index(category_id) for category_id in table.category_ids])
         self._table = table
-        self._learned = (problems == 0) & ~table.crowd
+        self._sound = problems == 0
         self._boxes = torch.from_numpy(corners)
         self._labels = torch.from_numpy(label_of[table.labels])
         self._rows: dict[str, list[int]] = defaultdict(list)  # by a file's last name
         for row, name in enumerate(table.file_names):
             self._rows[PurePath(name).name].append(row)
 
-    def of(self, file: Path) -> tuple[GroundTruth, tuple[int, int]]:
-        """The objects of an image, and the (height, width) that they were annotated in.
+    def of(self, file: Path) -> Annotated:
+        """The objects of an image.
 
         The image is the one whose name in the annotations, with its folders, the path ends with.
         Raises `UserError` where there is none, or more than one.
@@ -53,10 +60,15 @@ class Truth:
             number = "several images" if found else "no image"
             raise UserError(
                 f"image {str(file)!r}: {self._table.source} has {number} of this name; expected "
-                "the annotations of this image, or none at all"
+                "annotations of the split that it is in, or none at all"
             )
         table, row = self._table, found[0]
-        objects = np.flatnonzero((table.image_rows == row) & self._learned)
         height, width = table.sizes[row].tolist()
-        target: GroundTruth = {"boxes": self._boxes[objects], "labels": self._labels[objects]}
-        return target, (height, width)
+        own = (table.image_rows == row) & self._sound
+        return Annotated(
+            self._objects(own & ~table.crowd), self._objects(own & table.crowd), (height, width)
+        )
+
+    def _objects(self, which: np.ndarray) -> GroundTruth:
+        rows = torch.from_numpy(which)
+        return {"boxes": self._boxes[rows], "labels": self._labels[rows]}

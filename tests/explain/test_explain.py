@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tiny_runs import tiny_model
 
@@ -69,14 +70,29 @@ def test_without_annotations(case: SimpleNamespace) -> None:
 
 
 def test_labels_are_the_checkpoints(case: SimpleNamespace) -> None:
-    target, size = Truth(read_coco(case.data), case.names, "w").of(case.files[1])
+    target, crowd, size = Truth(read_coco(case.data), case.names, "w").of(case.files[1])
     entry = case.content["images"][1]
     own = [a for a in case.content["annotations"] if a["image_id"] == entry["id"]]
     names = {c["id"]: c["name"] for c in case.content["categories"]}
     assert [case.names[k] for k in target["labels"]] == [names[a["category_id"]] for a in own]
     x, y, width, height = own[0]["bbox"]
     assert target["boxes"][0].tolist() == pytest.approx([x, y, x + width, y + height])
-    assert size == (64, 64)
+    assert size == (64, 64) and not len(crowd["labels"])
+
+
+def test_crowd_is_told_apart(case: SimpleNamespace) -> None:
+    whole = Truth(read_coco(case.data), case.names, "w").of(case.files[0]).target
+    first = next(
+        a for a in case.content["annotations"] if a["image_id"] == case.content["images"][0]["id"]
+    )
+    first["iscrowd"] = 1
+    case.data.write_text(json.dumps(case.content))
+    target, crowd, _ = Truth(read_coco(case.data), case.names, "w").of(case.files[0])
+    for key, of_target in target.items():
+        assert torch.equal(torch.cat([crowd[key], of_target]), whole[key])
+    assert len(crowd["labels"]) == 1
+    assert run(case, case.files[0], data=case.data) == 0
+    assert "<dt>Crowd regions</dt>" in (case.out / f"{case.files[0].stem}.html").read_text()
 
 
 def test_bad_images_are_named_after_the_others_are_done(
@@ -85,7 +101,7 @@ def test_bad_images_are_named_after_the_others_are_done(
     (case.images / "000_bad.jpg").write_bytes(b"no image")
     assert run(case, case.images) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "000_bad.jpg" in line and line.endswith("(1 of 4 images are bad)")
+    assert "000_bad.jpg" in line and line.endswith("(of 4 images 1 cannot be read)")
     assert len(list(case.out.iterdir())) == 3
 
 
@@ -96,6 +112,10 @@ def test_an_image_without_annotations_is_named(
     assert run(case, case.images, data=case.data) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "other.png" in line and "has no image of this name" in line
+    assert line.endswith(
+        "annotations of the split that it is in, or none at all "
+        "(of 4 images 1 have no annotations there)"
+    )
     assert len(list(case.out.iterdir())) == 3
 
 

@@ -7,7 +7,7 @@ from html import escape
 
 from ..look import Look
 from ..markup import section as section_of
-from ..objects import Object
+from ..objects import Object, on_crowd
 from ..pictures import colour, drawing, rect, text
 
 
@@ -25,21 +25,29 @@ def section(look: Look, things: Sequence[Object]) -> str:
 def _facts(look: Look, things: Sequence[Object]) -> Iterator[str]:
     width, height = look.picture.size
     model_height, model_width = look.anatomy.size
-    found = sum(thing.detection is not None for thing in things)
+    finders = {thing.detection for thing in things} - {None}
     shown = len(look.detections["scores"])
+    ignored = {*on_crowd(look)[:shown].nonzero().flatten().tolist()} - finders
     facts = {
         "Image": f"{width} x {height}, at the model {model_width} x {model_height}",
         "Anchors": f"{len(look.anatomy.anchors):,} on {len(look.anatomy.grid.levels())} levels",
         "Detections": f"{shown:,} with a score above {look.threshold:g}",
     }
     if look.target is not None:
-        facts["Objects"] = f"{len(things):,}, of which {found:,} found at IoU .5"
-        facts["False detections"] = f"{shown - found:,}"
+        facts["Objects"] = f"{len(things):,}, of which {len(finders):,} found at IoU .5"
+        facts["False detections"] = f"{shown - len(finders) - len(ignored):,}"
+    if look.crowd is not None and (regions := len(look.crowd["labels"])):
+        facts["Crowd regions"] = f"{regions:,}, with {len(ignored):,} detections, not counted"
     for name, value in facts.items():
         yield f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
 
 
 def _truth(look: Look, things: Sequence[Object]) -> Iterator[str]:
+    if look.crowd is not None:
+        for box, label in zip(
+            *(look.crowd[key].tolist() for key in ("boxes", "labels")), strict=True
+        ):
+            yield rect(box, "under") + rect(box, "truth", f"crowd: {look.class_names[label]}")
     for thing in things:
         name = look.class_names[thing.label]
         box = thing.box.tolist()

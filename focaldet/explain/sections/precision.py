@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
+
 from ...found import Found
+from ...models.transform import GroundTruth
 from ...plots import COLOURS
 from ...scoring import precision_at_half
 from ..charts import Line, chart
@@ -18,14 +23,14 @@ NO_TRUTH = "Without ground truth (--data) there is no precision or recall."
 def section(look: Look) -> str:
     if look.target is None:
         return section_of(TITLE, paragraph(NO_TRUTH, "muted"))
-    boxes, labels = look.target["boxes"].double(), look.target["labels"].tolist()
-    corners = boxes.tolist()
+    labels = look.target["labels"].tolist()
     truth = {
         "images": [{"id": 0}],
         "categories": [{"id": label} for label in range(len(look.class_names))],
         "annotations": [
-            {"image_id": 0, "category_id": label, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            for label, (x1, y1, x2, y2) in zip(labels, corners, strict=True)
+            {"image_id": 0, "category_id": label, "bbox": box, "iscrowd": crowd}
+            for crowd, objects in enumerate((look.target, look.crowd))
+            for label, box in _boxes(objects)
         ],
     }
     found = Found.on_image(0, look.scored, range(len(look.class_names)))
@@ -63,3 +68,11 @@ def section(look: Look) -> str:
             ),
         ),
     )
+
+
+def _boxes(objects: GroundTruth | None) -> Iterator[tuple[int, list[float]]]:
+    """Labels, and [x, y, width, height]."""
+    if objects is not None:
+        corners = objects["boxes"].double()
+        boxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        yield from zip(objects["labels"].tolist(), boxes.tolist(), strict=True)
