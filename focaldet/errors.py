@@ -18,6 +18,10 @@ class EndedElsewhere(UserError):
     """
 
 
+class Diverged(UserError):
+    """Losses or gradients that are not finite, too many steps in a row."""
+
+
 class DataWarning(UserWarning):
     """What befell the data, on which a run goes on: something was left out, or loaded again.
 

@@ -70,6 +70,11 @@ def test_one_is_printed_as_its_file(capsys: pytest.CaptureFixture, tmp_path: Pat
         ("--recipe small-objects --size 640", "data", {"flip": "both"}),
         ("--recipe small-objects", "data", {"flip": "both", "crop": 320}),
         ("--recipe detectron2-r50-1x --size 640", "data", {"flip": "horizontal"}),
+        (
+            "--recipe torchvision-r50-v2 --no-sync-norm",
+            "train",
+            {**load("torchvision-r50-v2").train, "sync_norm": False},
+        ),
         ("--recipe paper-r50-600 --flip both", "data", {"flip": "both"}),
         (
             "--recipe paper-r50-600 --anchor-size 16",

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     def open_split(split: str, transform: Transform) -> DetectionDataset:
         return open_folder(args.data, split, transform=transform, **options)
 
-    file = run_experiment(
+    outcome = run_experiment(
         experiment,
         recipes.load(args.recipe),
         open_split,
@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> None:
         range(args.seeds),
         device(args.device),
     )
-    print(f"{write_report(file)}\n\nwrote {file.parent}")
+    print(f"{write_report(outcome.results)}\n\nwrote {outcome.results.parent}")
+    if outcome.diverged:
+        raise UserError(f"{outcome.diverged[0]} ({len(outcome.diverged)} of the runs)")
 
 
 def _with_rows(experiment: Experiment, patterns: list[str] | None) -> Experiment:

@@ -32,6 +32,8 @@ EXAMPLES = (
     "torchrun --nproc-per-node 8 -m focaldet train --voc BCCD --out runs/cells",
 )
 
+Switch = argparse.BooleanOptionalAction  # --name and --no-name: None if neither is given
+
 # Arguments of RetinaNet; v1 has its defaults, whatever the recipe says.
 PRESETS: dict[str | None, dict[str, Any]] = {"v1": dict.fromkeys(V2), "v2": {**V2}}
 
@@ -71,7 +73,7 @@ def _tell_defaults(parser: Parser) -> None:
     }
     for action in parser._actions:
         value = values.get(action.dest)
-        if action.default is None and value is not None:
+        if action.default is None and value is not None and value is not False:
             action.help = f"{action.help} ({DEFAULT}: {value})"
 
 
@@ -116,14 +118,14 @@ def _add_training(add: Add) -> None:
     add("--warmup", type=count, help="steps; onecycle has its own")
     add("--clip-norm", type=number, help="of the gradient; 0: none")
     add("--ema", type=fraction, help="decay of averaged weights; 0: none")
-    add("--sync-norm", action="store_true", help="BatchNorm over the images of all processes")
+    add("--sync-norm", action=Switch, help="BatchNorm over the images of all processes")
     add("--seed", type=count, help="of weights, order and flips")
 
 
 def _add_speed(add: Add) -> None:
     add("--precision", choices=PRECISIONS, help="half types: autocast")
     add("--accumulate", type=positive, help="micro-batches in a step")
-    add("--compile", action="store_true", help="the losses, from images on, by torch.compile")
+    add("--compile", action=Switch, help="the losses, from images on, by torch.compile")
     add("--workers", type=count, help="processes that load images")
     add_device(add)
 
@@ -143,8 +145,8 @@ def _add_keeping(add: Add) -> None:
     )
     add("--max-detections", type=positive, help="boxes of an image that are scored")
     add_evaluator(add)
-    add("--tensorboard", action="store_true", help="events, too (focaldet[tensorboard])")
-    add("--profile", action="store_true", help="write trace.json, of a few steps")
+    add("--tensorboard", action=Switch, help="events, too (focaldet[tensorboard])")
+    add("--profile", action=Switch, help="write trace.json, of a few steps")
     add(
         "--timeout",
         type=seconds,
@@ -174,8 +176,10 @@ def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
     # What torchrun has started again goes on, if it had come to a checkpoint. Rank 0 says so: other
     # machines may see the folder as it was.
     resume = args.resume or (ranks.again and ranks.first(lambda: bool(generations(args.out))))
-    if args.backbone_weights and not resume:  # a resumed run has its own
-        _load_body(model, args.backbone_weights)
+    if not resume:  # a resumed run has its own weights
+        setup.check_start(args.backbone_weights)
+        if args.backbone_weights:
+            _load_body(model, args.backbone_weights)
     scores = train(model, train_set, val_set, args.out, recipe, ranks=ranks, resume=resume)
     if ranks.main:
         print_scores(scores, val_set.to_coco())
@@ -184,7 +188,7 @@ def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
 
 def configuration(args: argparse.Namespace) -> Configuration:
     """The recipe, with what the arguments change of it."""
-    given = {k: v for k, v in vars(args).items() if v is not None and v is not False}
+    given = {k: v for k, v in vars(args).items() if v is not None}
 
     def some(names: Iterable[str]) -> dict[str, Any]:
         return {name: given[name] for name in names if name in given}

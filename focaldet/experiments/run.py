@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,7 +25,7 @@ from ..checkpoint import LAST, PREVIOUS, generations
 from ..data import DetectionDataset
 from ..data.transforms import Transform
 from ..detect import detect_batch
-from ..errors import UserError
+from ..errors import Diverged, UserError
 from ..files import read_json, write_atomically
 from ..models import RetinaNet, for_inference
 from ..recipes import Configuration
@@ -35,6 +35,12 @@ from .rows import Experiment, Row
 
 RUNS, DONE = "runs", "run.json"
 TIMED_IMAGES = 20
+
+
+class Outcome(NamedTuple):
+    results: Path  # <out>/<name>/results.json
+    diverged: list[str]  # runs that the results lack, with what befell them
+
 
 OpenSplit = Callable[[str, Transform], DetectionDataset]
 
@@ -47,28 +53,34 @@ def run_experiment(
     seeds: Sequence[int],
     device: str = "cpu",
     note: Callable[[str], None] = print,
-) -> Path:
-    """Trains what is not done yet; returns the path of the results, `<out>/<name>/results.json`.
+) -> Outcome:
+    """Trains what is not done yet, and goes on where a run diverges.
 
     `setup` is the recipe that each row changes. Raises `UserError` for data without boxes or
-    without a split, for values that the recipe does not take, and where a run fails, naming it;
-    what is done is kept.
+    without a split, for values that the recipe does not take, and where a run fails otherwise,
+    naming it; what is done is kept.
     """
+    setup.check_start(weights=None)
     out = Path(out)
     todo = [(row, seed) for seed in seeds for row in experiment.rows]
     file = out / experiment.name / RESULTS
     file.parent.mkdir(parents=True, exist_ok=True)
     described = _describe_data(open_split, setup)
     note(_in_words(described))
+    diverged = []
     for number, (row, seed) in enumerate(todo, start=1):
         configuration = _changed(setup, row, seed)
         folder = out / RUNS / _name(row, configuration, described, seed)
         with _claimed(folder) as mine:
             if mine and not (folder / DONE).exists():
                 note(f"{experiment.name} {number}/{len(todo)}: {row.label}, seed {seed}")
-                _run(configuration, open_split, folder, device, experiment.timed)
+                try:
+                    _run(configuration, open_split, folder, device, experiment.timed)
+                except Diverged as error:
+                    diverged.append(str(error))
+                    note(f"left out: {error}")
         collect(experiment, setup, described, out, seeds)
-    return file
+    return Outcome(file, diverged)
 
 
 def collect(
@@ -168,7 +180,8 @@ def _run(
     try:
         scores = train(model, train_set, val_set, folder, recipe, device=device, resume=resume)
     except UserError as error:
-        raise UserError(f"{folder.name}: {error}") from error
+        kind = Diverged if isinstance(error, Diverged) else UserError
+        raise kind(f"{folder.name}: {error}") from error
     record = {
         "stats": scores["stats"],
         "per_class_AP": scores["per_class_AP"],

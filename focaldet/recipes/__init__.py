@@ -118,6 +118,15 @@ class Configuration:
         with self._named():
             return RetinaNet(num_classes, anchor_grid=grid, **self.model)
 
+    def check_start(self, weights: str | None) -> None:
+        """Raises `UserError` where training would freeze norms that nobody has trained."""
+        if self.model_arguments()["norm"] == "frozen" and not weights:
+            raise UserError(
+                f"recipe {self.name}: model.norm is 'frozen', and training would start from random "
+                "weights; expected trained ones (focaldet train --backbone-weights), or norm "
+                "'batch' or 'group'"
+            )
+
     def anchor_grid(self) -> AnchorGrid:
         """With the strides of the model's levels, where the convention has strides and the recipe
         names none."""

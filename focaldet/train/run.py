@@ -21,7 +21,7 @@ from ..checkpoint import Description, load_weights
 from ..data import Batches, DetectionDataset
 from ..data.transforms import described, seeded_generator, settles_size
 from ..distributed import Ranks, synchronise
-from ..errors import UserError
+from ..errors import Diverged, UserError
 from ..models import RetinaNet
 from ..models.winograd import use_winograd
 from .optim import Average, load_optimizer_state, make_optimizer, schedule_factor
@@ -100,7 +100,7 @@ class Run:
 
     def steps(self, stop: Stop, note: Callable[[dict[str, Any]], None]) -> Iterator[bool]:
         """Does the steps that are left of the epoch, and notes the record of each; says whether to
-        end the run after it. `UserError` where too many in a row were bad."""
+        end the run after it. `Diverged` where too many in a row were bad."""
         if self.update is None:
             resize = not settles_size(self.dataset.transform)
             self.update = Update(self.model, self.optimizer, self.recipe, self.ranks, resize)
@@ -176,7 +176,7 @@ class Run:
         return record | ({"skipped": outcome.problem} if outcome.problem else {})
 
     def _warn(self, outcome: Outcome, parts: list[MicroBatch]) -> None:
-        """Says what was skipped; `UserError` where that goes on."""
+        """Says what was skipped; `Diverged` where that goes on."""
         ids = [target["image_id"] for _, targets in parts for target in targets]
         everyone = self.ranks.gather(
             {"ids": np.array(ids, np.int64), "bad": np.array([outcome.own_problem])}
@@ -189,7 +189,7 @@ class Run:
             names = self.dataset.names_of(np.concatenate(shares).tolist())
             text = f"{outcome.problem} in step {self.step}, on the images {', '.join(names)}"
             if self.bad_in_a_row >= self.recipe.max_bad_steps:
-                raise UserError(
+                raise Diverged(
                     f"training diverged: {text}; the losses or the gradient of "
                     f"{self.bad_in_a_row} step(s) in a row were not finite; a lower learning rate "
                     "may help"

@@ -6,6 +6,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from focaldet.data import DetectionDataset, generate_scenes
 from focaldet.data.folder import open_folder
 from focaldet.data.transforms import Transform
 from focaldet.errors import UserError
-from focaldet.experiments import EXPERIMENTS, Experiment, run, run_experiment
+from focaldet.experiments import EXPERIMENTS, Experiment, Row, run, run_experiment
 from focaldet.experiments.rows import CE_ALPHA, FL_GAMMA, SPEED_ACCURACY
 from focaldet.recipes import Configuration
 from focaldet.train.loop import _Loop
@@ -74,8 +75,8 @@ def start(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         note: Callable[[str], None] = lambda text: None,
     ) -> dict[str, Any]:
         folder = tmp_path / out
-        file = run_experiment(experiment, setup, open_split, folder, range(seeds), note=note)
-        results: dict[str, Any] = json.loads(file.read_text())
+        outcome = run_experiment(experiment, setup, open_split, folder, range(seeds), note=note)
+        results: dict[str, Any] = json.loads(outcome.results.read_text())
         return results
 
     return start
@@ -250,12 +251,37 @@ def test_one_class_is_said_and_run(
     def open_split(split: str, transform: Transform) -> DetectionDataset:
         return open_folder(tmp_path, split, transform=transform)
 
-    file = run_experiment(SHORT, TINY, open_split, tmp_path / "out", [0], note=notes.append)
+    file, _ = run_experiment(SHORT, TINY, open_split, tmp_path / "out", [0], note=notes.append)
     assert "1 class: disc" in notes[0]
     assert all(row["runs"] for row in json.loads(file.read_text())["rows"])
 
 
-def test_a_failed_run_is_named(start: Callable[..., dict[str, Any]]) -> None:
-    setup = TINY.with_(train={"lr": 1e30, "clip_norm": 0.0, "max_bad_steps": 1, "epochs": 4})
-    with pytest.raises(UserError, match=r"ce-alpha-0.75-seed0-\w+: training diverged"):
-        start(setup=setup)
+def test_a_run_that_diverges_is_named_and_the_others_are_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {"lr": 1e30, "clip_norm": 0.0, "max_bad_steps": 1, "epochs": 4}
+    rows = Row("too fast", {"train": bad}), SHORT.rows[1]
+    monkeypatch.setitem(EXPERIMENTS, "fl-gamma", replace(FL_GAMMA, rows=rows))
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE)
+    words = ["experiment", "fl-gamma", "--data", data, "--out", tmp_path / "out", "--seeds", "1"]
+    assert focaldet.cli.main([*map(str, words), "--recipe", str(recipe), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]
+    assert line.startswith("focaldet: error: too-fast-seed0-") and "training diverged" in line
+    assert line.endswith("(1 of the runs)") and "FL, gamma 2" in out
+    results = json.loads((tmp_path / "out/fl-gamma/results.json").read_text())
+    assert [len(row["runs"]) for row in results["rows"]] == [0, 1]
+
+
+def test_a_run_that_fails_otherwise_is_named(
+    start: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UserError("no space left")
+
+    monkeypatch.setattr(run, "train", full)
+    with pytest.raises(UserError, match=r"ce-alpha-0.75-seed0-\w+: no space left"):
+        start()
+    with pytest.raises(UserError, match="norm is 'frozen', and training would start from random"):
+        start(setup=TINY.with_(model={"norm": "frozen"}))

@@ -131,6 +131,7 @@ def test_backbones_that_do_not_fit(run: Run, tmp_path: Path, scenes: list[object
         (["--backbone", "timm/resnet18x"], "the nearest are resnet18, resnet18d"),
         (["--backbone", "timm/resnet18", "--norm", "frozen"], "norm: applies to ResNets"),
         (["--backbone-weights", "download"], "for timm/<name> only"),
+        (["--norm", "frozen"], "expected trained ones (focaldet train --backbone-weights)"),
         (["--backbone-weights", tmp_path / "no.pth"], "no.pth: no such file"),
     ):
         code, _, err = run(*train_words(tmp_path, scenes, *words))
