@@ -152,7 +152,7 @@ def test_pascal_voc_folders(run: Run, work: Path) -> None:
         (root / "ImageSets" / "Main" / f"{name}.txt").write_text(f"{name}\n")
     splits = ["--train-split", "one", "--val-split", "two"]
     words = ["--size", SIZE, "--epochs", 1, "--workers", 0, "--out", work / "run"]
-    code, out, err = run("train", "--voc", root, *splits, *words)
+    code, out, err = run("train", "--data", root, *splits, *words)
     assert code == 0, err
     weights = work / "run" / "last.safetensors"
     code, out, err = run("evaluate", "--weights", weights, "--voc", root, "--split", "two")
@@ -191,7 +191,11 @@ def test_without_arguments_it_is_the_default_recipe() -> None:
     [
         (["fly"], "invalid choice: 'fly'"),
         (["train"], "--out"),
-        (["train", "--out", "run"], "expected --train, --val and --images, or --voc"),
+        (["train", "--out", "run"], "expected --data, or --voc, or --yolo, or --train, --val and"),
+        (["train", "--out", "run", "--data", "x", "--yolo", "x"], "expected --data, or --voc"),
+        (["train", "--out", "run", "--data", "x", "--val-images", "x"], "expected --data, or"),
+        (["train", "--out", "run", "--train", "x", "--images", "x"], "expected --data, or --voc"),
+        (["train", "--out", "run", "--data", "no"], "--data no: no such folder; expected one, or"),
         (["train", "--out", "run", "--epochs", "0"], "--epochs: expected a whole number above 0"),
         (["train", "--out", "run", "--lr", "nan"], "--lr: expected a number, 0 or more"),
         (["train", "--out", "run", "--ema", "1"], "--ema: expected a number from 0 to 1"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..data import Table, flaws
 from ..data.coco import read_coco
-from ..data.folder import source_of
+from ..data.folder import is_folder, source_of
 from ..explain import explain
 from .common import add_device, device
 from .parser import Parser, fraction
@@ -47,5 +46,4 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _annotations(data: str, split: str) -> Table:
-    folder = Path(data).is_dir() or Path(data).suffix in (".yaml", ".yml")
-    return source_of(data, split).read(flaws.refuse) if folder else read_coco(data)
+    return source_of(data, split).read(flaws.refuse) if is_folder(data) else read_coco(data)

@@ -11,6 +11,7 @@ import torch
 
 from .. import recipes
 from ..checkpoint import generations
+from ..data.folder import is_folder
 from ..distributed import TIMEOUT, Ranks, join
 from ..errors import UserError
 from ..models import V2, RetinaNet
@@ -27,9 +28,9 @@ from .parser import Parser, anchor, count, fraction, number, positive, seconds, 
 SUMMARY = "train a detector on COCO JSON, Pascal VOC or YOLO data"
 EXAMPLES = (
     "focaldet train --train train.json --val val.json --images images --out runs/cells",
-    "focaldet train --voc BCCD --size 320 --epochs 12 --out runs/cells",
-    "focaldet train --voc BCCD --recipe modern --out runs/modern",
-    "torchrun --nproc-per-node 8 -m focaldet train --voc BCCD --out runs/cells",
+    "focaldet train --data BCCD --size 320 --epochs 12 --out runs/cells",
+    "focaldet train --data BCCD --recipe modern --out runs/modern",
+    "torchrun --nproc-per-node 8 -m focaldet train --data BCCD --out runs/cells",
 )
 
 Switch = argparse.BooleanOptionalAction  # --name and --no-name: None if neither is given
@@ -78,12 +79,13 @@ def _tell_defaults(parser: Parser) -> None:
 
 
 def _add_data(add: Add) -> None:
+    add("--data", metavar="DIR", help="folder with both splits, in a form that is found out")
     add("--train", metavar="JSON", help="training annotations, COCO")
     add("--val", metavar="JSON", help="validation annotations, COCO")
     add("--images", metavar="DIR", help="folder of the images")
     add("--val-images", metavar="DIR", help="folder of the validation images, if another")
-    add("--train-split", default="train", metavar="NAME", help="with --voc or --yolo")
-    add("--val-split", default="val", metavar="NAME", help="with --voc or --yolo")
+    add("--train-split", default="train", metavar="NAME", help="of a folder")
+    add("--val-split", default="val", metavar="NAME", help="of a folder")
     add_data(add)
     add("--flip", choices=FLIPS, help="random flips in training")
 
@@ -157,8 +159,12 @@ def _add_keeping(add: Add) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not (args.voc or args.yolo) and not (args.train and args.val and args.images):
-        raise UserError("expected --train, --val and --images, or --voc, or --yolo")
+    coco = args.train, args.val, args.images
+    by_files = any((*coco, args.val_images))
+    if sum(map(bool, (args.data, args.voc, args.yolo, by_files))) != 1 or by_files != all(coco):
+        raise UserError("expected --data, or --voc, or --yolo, or --train, --val and --images")
+    if args.data and not is_folder(args.data):
+        raise UserError(f"--data {args.data}: no such folder; expected one, or YOLO's data.yaml")
     with join(args.device and device(args.device), args.timeout) as ranks:
         _run_as(ranks, args)
 
@@ -166,9 +172,15 @@ def run(args: argparse.Namespace) -> None:
 def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
     """What each process of a run does, by the same arguments."""
     setup = configuration(args)
-    train_set = dataset(args, args.train, args.images, args.train_split, setup.train_transform())
+    train_set = dataset(
+        args, args.data or args.train, args.images, args.train_split, setup.train_transform()
+    )
     val_set = dataset(
-        args, args.val, args.val_images or args.images, args.val_split, setup.eval_transform()
+        args,
+        args.data or args.val,
+        args.val_images or args.images,
+        args.val_split,
+        setup.eval_transform(),
     )
     recipe = setup.make_recipe()
     torch.manual_seed(recipe.seed)

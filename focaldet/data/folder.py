@@ -38,6 +38,12 @@ class Source(NamedTuple):
     images: Path  # the folder that the table's file names are relative to
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a data set's folder is named, or the data.yaml that stands for one."""
+    path = Path(path)
+    return path.is_dir() or (path.is_file() and path.suffix in (".yaml", ".yml"))
+
+
 def open_folder(folder: str | Path, split: str, **options: Any) -> DetectionDataset:
     """The split ("train", "val", ...) of a data set in a folder of one of these forms:
 
@@ -67,7 +73,7 @@ def source_of(folder: str | Path, split: str) -> Source:
 def splits(folder: str | Path) -> dict[str, Source]:
     """Those of SPLITS that a folder, or YOLO's data.yaml, has. `UserError` where there is none."""
     folder = Path(folder)
-    if not (folder.is_dir() or (folder.is_file() and folder.suffix in (".yaml", ".yml"))):
+    if not is_folder(folder):
         raise UserError(f"{folder}: no such folder; expected a data set")
     found = ((split, _found(folder, split)) for split in SPLITS)
     return {split: source for split, source in found if source is not None}

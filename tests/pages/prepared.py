@@ -102,7 +102,8 @@ def _yolo(folder: Path, train: dict, val: dict) -> None:
                 if b["image_id"] == image["id"]
             ]
             (root / "labels" / split / f"{source.stem}.txt").write_text("\n".join(lines))
-    (root / "classes.txt").write_text("\n".join(CLASSES))
+    splits = "".join(f"{split}: images/{split}\n" for split in ("train", "val"))
+    (root / "data.yaml").write_text(f"names: {list(CLASSES)}\n{splits}")
 
 
 def _relative(box: list[float]) -> tuple[float, ...]:
