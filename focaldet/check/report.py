@@ -14,11 +14,13 @@ from .detector import FOREGROUND
 from .registry import CHECKS, ERROR, SEVERITIES, Check
 
 EXAMPLES = 3  # of a check, in the text
+CLASSES = 20  # in the text
 
 
 class Report:
-    """Attributes: `findings`, by id, of every check that ran; `facts` by split; `classes`, boxes by
-    class and split; `anchors`, as `focaldet.check.anchors.describe` has them, None without boxes.
+    """Attributes: `findings`, by id, of every check that ran; `facts` by split and boxes by
+    class and split (`classes`), of the sound boxes that are no crowd; `anchors`, as
+    `focaldet.check.anchors.describe` has them, None without boxes.
     """
 
     def __init__(self, data: DataSet, findings: Mapping[str, list[Finding]]) -> None:
@@ -67,7 +69,13 @@ class Report:
                 f"{name}: {facts['images']:,} images, {facts['boxes']:,} boxes of "
                 f"{facts['classes']} classes; {facts['boxes_per_image']:.3g} an image, at most "
                 f"{facts['most_boxes']}; {facts['images_without_boxes']} images without"
+                + f"; {facts['crowd_regions']:,} crowd regions"
+                * (facts["crowd_regions"] > 0)
             )
+        for name, by_split in list(self.classes.items())[:CLASSES]:
+            yield f"  {name:20}" + "".join(f"{n:9,} in {split}" for split, n in by_split.items())
+        if len(self.classes) > CLASSES:
+            yield f"  and {len(self.classes) - CLASSES} more classes"
         for severity in SEVERITIES:
             for check in self.of_severity(severity):
                 found = self.findings[check.id]
@@ -90,7 +98,8 @@ def _facts(split: Split) -> dict[str, Any]:
     return {
         "source": split.table.source,
         "images": images,
-        "boxes": len(split.table.boxes),
+        "boxes": len(split.learned),
+        "crowd_regions": int(split.table.crowd.sum()),
         "classes": len(split.table.class_names),
         "boxes_per_image": float(np.mean(counts)) if images else 0.0,
         "most_boxes": int(counts.max(initial=0)),

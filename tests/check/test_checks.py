@@ -306,6 +306,20 @@ def test_many_flaws_at_once_are_all_told(made: Any) -> None:
     assert ("3.jpg", None) in placed(report, "entry-form")
 
 
+def test_the_counts_are_of_what_is_learned(made: Any) -> None:
+    boxes = made.train["annotations"]
+    boxes[0]["iscrowd"], boxes[1]["bbox"] = 1, [4, 4, 0, 24]
+    report = made.check()
+    facts = report.facts["train"]
+    assert (facts["boxes"], facts["crowd_regions"], facts["most_boxes"]) == (58, 1, 20)
+    assert facts["boxes_per_image"] == pytest.approx(58 / 3)
+    assert report.classes == {"a": {"train": 29, "val": 10}, "b": {"train": 29, "val": 10}}
+    assert "58 boxes of 2 classes; 19.3 an image, at most 20; 0 images without; 1 crowd" in (
+        report.text()
+    )
+    assert "  b                          29 in train       10 in val" in report.text()
+
+
 def test_copies_are_told_in_each_split_and_between_them(made: Any) -> None:
     made.add(made.val, 102)
     for name in ("101.jpg", "102.jpg"):
