@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..words import counted
 from . import anchors, classes
 from .dataset import DataSet, Finding, Split
 from .detector import FOREGROUND
@@ -65,13 +66,7 @@ class Report:
 
     def _lines(self) -> Iterator[str]:
         for name, facts in self.facts.items():
-            yield (
-                f"{name}: {facts['images']:,} images, {facts['boxes']:,} boxes of "
-                f"{facts['classes']} classes; {facts['boxes_per_image']:.3g} an image, at most "
-                f"{facts['most_boxes']}; {facts['images_without_boxes']} images without"
-                + f"; {facts['crowd_regions']:,} crowd regions"
-                * (facts["crowd_regions"] > 0)
-            )
+            yield f"{name}: {_in_words(facts)}"
         for name, by_split in list(self.classes.items())[:CLASSES]:
             yield f"  {name:20}" + "".join(f"{n:9,} in {split}" for split, n in by_split.items())
         if len(self.classes) > CLASSES:
@@ -105,6 +100,19 @@ def _facts(split: Split) -> dict[str, Any]:
         "most_boxes": int(counts.max(initial=0)),
         "images_without_boxes": int((counts == 0).sum()),
     }
+
+
+def _in_words(facts: Mapping[str, Any]) -> str:
+    images, boxes = counted(facts["images"], "image"), counted(facts["boxes"], "box", "boxes")
+    kinds = counted(facts["classes"], "class", "classes")
+    without = counted(facts["images_without_boxes"], "image")
+    crowds: int = facts["crowd_regions"]
+    return (
+        f"{images}, {boxes} of {kinds}; {facts['boxes_per_image']:.3g} an image, at most "
+        f"{facts['most_boxes']}; {without} without"
+        + f"; {counted(crowds, 'crowd region')}"
+        * (crowds > 0)
+    )
 
 
 def _anchor_lines(fit: dict[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from ..files import read_json, write_atomically
 from ..models import RetinaNet, for_inference
 from ..recipes import Configuration
 from ..train import train
+from ..words import counted
 from .results import RESULTS
 from .rows import Experiment, Row
 
@@ -131,11 +132,10 @@ def _describe_data(open_split: OpenSplit, setup: Configuration) -> dict[str, Any
 
 def _in_words(described: Mapping[str, Any]) -> str:
     images, boxes, classes = (described[key] for key in ("images", "boxes", "classes"))
-    named = "1 class" if len(classes) == 1 else f"{len(classes)} classes"
     return (
         f"{images['train']} images with {boxes['train']} boxes to train, {images['val']} with "
-        f"{boxes['val']} to validate, {named}: {', '.join(classes[:5])}"
-        + (", ..." if len(classes) > 5 else "")
+        f"{boxes['val']} to validate, {counted(len(classes), 'class', 'classes')}: "
+        f"{', '.join(classes[:5])}" + (", ..." if len(classes) > 5 else "")
     )
 
 

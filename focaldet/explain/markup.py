@@ -50,10 +50,6 @@ def first(items: Sequence[T], most: int, what: str) -> tuple[Sequence[T], str]:
     return items[:most], note
 
 
-def count(number: int, one: str, many: str = "") -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def percent(share: float) -> str:
     """With the digits that are left of a small one."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.1f} %"

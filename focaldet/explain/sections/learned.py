@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ...words import counted
 from ..look import Look
-from ..markup import count, figure, figures, first, paragraph, table
+from ..markup import figure, figures, first, paragraph, table
 from ..markup import section as section_of
 from ..objects import Object
 from ..pictures import around, colour, drawing, rect
@@ -80,7 +81,7 @@ def _drawn(look: Look, thing: Object) -> str:
         found = look.detections["boxes"][thing.detection].tolist()
         shapes.append(rect(found, colour(thing.label), f"detection {thing.detection + 1}"))
     hidden = len(thing.anchors) - len(best)
-    anchors = count(len(thing.anchors), "anchor") + (f", {hidden} not drawn" if hidden else "")
+    anchors = counted(len(thing.anchors), "anchor") + (f", {hidden} not drawn" if hidden else "")
     caption = f"Object {thing.number}, {look.class_names[thing.label]}, {anchors}. {thing.verdict}"
     window = around(thing.box, look.picture.size)
     return figure(drawing(look.picture.size, shapes, caption, window), caption)

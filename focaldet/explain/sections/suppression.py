@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...ops import box_iou
+from ...words import counted
 from ..look import Look
-from ..markup import count, figure, figures, first, paragraph, table
+from ..markup import figure, figures, first, paragraph, table
 from ..markup import section as section_of
 from ..pictures import colour, drawing, rect
 
@@ -28,21 +29,22 @@ def section(look: Look) -> str:
     return section_of(
         "Before and after suppression",
         paragraph(
-            f"{count(len(every), 'candidate')}: of each level the best scores above "
+            f"{counted(len(every), 'candidate')}: of each level the best scores above "
             f"{look.least:g}. A box of the same class that overlaps a better kept one by more "
-            f"than {look.nms_iou:g} is suppressed: {count(len(found.keep), 'box is', 'boxes are')} "
-            f"kept{cut}; {int((found.scores[found.keep] > look.threshold).sum()):,} of them score "
+            f"than {look.nms_iou:g} is suppressed: "
+            f"{counted(len(found.keep), 'box is', 'boxes are')} kept{cut}; "
+            f"{int((found.scores[found.keep] > look.threshold).sum()):,} of them score "
             f"above {look.threshold:g}. A row of the table under the pointer shows its cluster."
         ),
         figures(
             (
                 figure(
                     drawing(size, _shapes(look, before, rank_of), "before suppression", css="pale"),
-                    f"before: {count(len(before), 'candidate')}",
+                    f"before: {counted(len(before), 'candidate')}",
                 ),
                 figure(
                     drawing(size, _shapes(look, after, rank_of), "after suppression", css="pale"),
-                    f"after: {count(len(after), 'box', 'boxes')}; faint: score of "
+                    f"after: {counted(len(after), 'box', 'boxes')}; faint: score of "
                     f"{look.threshold:g} or less",
                 ),
             ),
