@@ -27,7 +27,7 @@ def figures(each: Iterable[str], css: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[str, Iterable[str]]]) -> str:
-    """Rows: the attributes of the row, and its cells; one that starts with a letter is of words."""
+    """Rows: the attributes of the row, and its cells; one with a letter in it is of words."""
     head = "".join(f'<th scope="col">{escape(words)}</th>' for words in heads)
     body = "".join(
         f"<tr{attributes}>{''.join(map(_cell, cells))}</tr>\n" for attributes, cells in rows
@@ -39,7 +39,7 @@ def table(heads: Sequence[str], rows: Iterable[tuple[str, Iterable[str]]]) -> st
 
 
 def _cell(words: str) -> str:
-    css = ' class="words"' if words[:1].isalpha() else ""
+    css = ' class="words"' if any(map(str.isalpha, words)) else ""
     return f"<td{css}>{escape(words)}</td>"
 
 

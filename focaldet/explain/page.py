@@ -27,7 +27,7 @@ dt { font-size: .78rem; } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; break-inside: avoid; } figcaption { font-size: .82rem; margin: .25rem 0 .6rem; }
 .figures { display: grid; gap: .6rem 1.2rem; margin: .8rem 0; }
 .small { grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)); }
-.half { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+.half { grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 svg.drawing, .chart svg { display: block; width: 100%; height: auto; overflow: hidden; }
 svg.drawing { background: var(--stripe); border-radius: 4px; }
 svg.wide { max-height: 85vh; }
@@ -55,7 +55,8 @@ table { border-collapse: collapse; margin: .6rem 0; font-size: .86rem;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; vertical-align: top; }
 th { font-weight: 500; text-align: left; border-bottom: 1px solid var(--grid); }
-td.words { text-align: left; } tbody tr:nth-child(2n) { background: var(--stripe); }
+td.words { text-align: left; } td.words:last-child { min-width: 18rem; }
+tbody tr:nth-child(2n) { background: var(--stripe); }
 tr[data-c]:is(:hover, :focus) { outline: 2px solid var(--muted); }
 summary { cursor: pointer; }
 """
