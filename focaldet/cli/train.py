@@ -172,6 +172,8 @@ def run(args: argparse.Namespace) -> None:
 def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
     """What each process of a run does, by the same arguments."""
     setup = configuration(args)
+    if not (args.backbone_weights or args.resume):
+        setup.refuse_frozen("--backbone-weights, or --norm batch or group")
     train_set = dataset(
         args, args.data or args.train, args.images, args.train_split, setup.train_transform()
     )
@@ -188,10 +190,8 @@ def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
     # What torchrun has started again goes on, if it had come to a checkpoint. Rank 0 says so: other
     # machines may see the folder as it was.
     resume = args.resume or (ranks.again and ranks.first(lambda: bool(generations(args.out))))
-    if not resume:  # a resumed run has its own weights
-        setup.check_start(args.backbone_weights)
-        if args.backbone_weights:
-            _load_body(model, args.backbone_weights)
+    if args.backbone_weights and not resume:  # a resumed run has its own
+        _load_body(model, args.backbone_weights)
     scores = train(model, train_set, val_set, args.out, recipe, ranks=ranks, resume=resume)
     if ranks.main:
         print_scores(scores, val_set.to_coco())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from .results import Results, Row, Sample, sample
+from .results import Results, Row, Sample, diverged, sample
 
 FOCAL = "FL, gamma 2, alpha 0.25"  # the best row of Table 1b
 
@@ -72,7 +72,8 @@ def comparisons(results: Results, sweep: Results | None = None) -> list[Comparis
 
     `sweep` adds rows of the rival, those of another experiment on the same data with the same
     recipe; of a row that both have, each seed counts once. First the best row of each by mean AP,
-    of those with more than one seed. The best of several is flattered by its luck, and by being
+    of those with more than one seed. Rows of which a run diverged are left out: the mean of the
+    others flatters them. The best of several is flattered by its luck, and by being
     chosen on the images that it is scored on, the more so the more rows there are; so then the
     rows that the paper chose, which are not chosen here. Standard errors are Welch's, of two
     samples with their own variances.
@@ -103,9 +104,11 @@ def same_setup(a: Results, b: Results) -> bool:
 
 
 def _by_label(rows: Iterable[Row]) -> dict[str, Row]:
-    """The runs of equal rows put together."""
+    """The runs of equal rows put together, but for rows of which one diverged."""
     merged: dict[str, Any] = {}
     for row in rows:
+        if diverged(row):
+            continue
         each = merged.setdefault(row["label"], {"changes": row["changes"], "runs": {}})
         each["runs"].update({run["seed"]: run for run in row["runs"]})
     return {label: {**row, "runs": list(row["runs"].values())} for label, row in merged.items()}

@@ -10,7 +10,16 @@ from ..errors import UserError
 from ..files import write_atomically
 from .comparison import RIVALS, comparisons, same_setup
 from .figures import check_file
-from .results import RESULTS, Results, Row, described, milliseconds, read_results, sample
+from .results import (
+    RESULTS,
+    Results,
+    Row,
+    described,
+    diverged,
+    milliseconds,
+    read_results,
+    sample,
+)
 
 # The rows that others are compared with; elsewhere the first of the table.
 BASELINES = {
@@ -62,7 +71,7 @@ def draw(results: Results, file: Path) -> None:
 def table(results: Results) -> str:
     """A row for each of the experiment's: AP and AP50 (mean over the seeds and their standard
     deviation, in percent), each seed's AP, the paper's AP; beside both, the difference to the
-    baseline's row. A row without runs is open."""
+    baseline's row. A row without runs is open; runs that diverged are named by their seed."""
     timed, baseline = _timed(results), _baseline(results)
     columns = ("AP", "to baseline", "AP50", *["ms"] * timed, "AP by seed", "paper's", "to baseline")
     lines = [
@@ -81,7 +90,10 @@ def table(results: Results) -> str:
             f"{ap.mean - base.mean:+.1f}" if other and ap.values and base.values else "",
             sample(row, "AP50").text if ap.values else "",
             *[milliseconds(row).text] * timed,
-            ", ".join(f"{value:.1f}" for value in ap.values),
+            ", ".join(
+                [f"{value:.1f}" for value in ap.values]
+                + [f"seed {seed} diverged" for seed in diverged(row)]
+            ),
             "" if row["paper"] is None else f"{row['paper']:.1f}",
             f"{row['paper'] - baseline['paper']:+.1f}" if other and papers else "",
         ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import read_json
+from ..words import counted
 
 RESULTS = "results.json"  # the name of the file
 
@@ -53,6 +54,11 @@ def sample(row: Row, name: str = "AP") -> Sample:
     return Sample(tuple(100 * score for score in scores if score >= 0))
 
 
+def diverged(row: Row) -> list[int]:
+    """The seeds whose runs diverged."""
+    return [run["seed"] for run in row.get("diverged", ())]
+
+
 def milliseconds(row: Row) -> Sample:
     """The times of inference of the runs that were timed."""
     return Sample(tuple(run["milliseconds"] for run in row["runs"] if run.get("milliseconds")))
@@ -80,4 +86,4 @@ def described(results: Results) -> str:
     data, done = results["data"], sum(len(row["runs"]) for row in results["rows"])
     images = [f"{number} {split}" for split, number in data["images"].items()]
     parts = [data.get("name"), f"{', '.join(images)} images", f"recipe {results['recipe']['name']}"]
-    return ", ".join(filter(None, [*parts, f"{done} runs"]))
+    return ", ".join(filter(None, [*parts, counted(done, "run")]))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -38,11 +38,6 @@ RUNS, DONE = "runs", "run.json"
 TIMED_IMAGES = 20
 
 
-class Outcome(NamedTuple):
-    results: Path  # <out>/<name>/results.json
-    diverged: list[str]  # runs that the results lack, with what befell them
-
-
 OpenSplit = Callable[[str, Transform], DetectionDataset]
 
 
@@ -54,34 +49,29 @@ def run_experiment(
     seeds: Sequence[int],
     device: str = "cpu",
     note: Callable[[str], None] = print,
-) -> Outcome:
-    """Trains what is not done yet, and goes on where a run diverges.
+) -> Path:
+    """Trains what is not done yet; returns the path of the results, `<out>/<name>/results.json`.
 
-    `setup` is the recipe that each row changes. Raises `UserError` for data without boxes or
-    without a split, for values that the recipe does not take, and where a run fails otherwise,
-    naming it; what is done is kept.
+    `setup` is the recipe that each row changes. A run that diverges is done: the results say so in
+    place of its scores. Raises `UserError` for data without boxes or without a split, for values
+    that the recipe does not take, and where a run fails otherwise, naming it; what is done is kept.
     """
-    setup.check_start(weights=None)
+    setup.refuse_frozen(f"a recipe of your own with base = {setup.name!r} and another norm")
     out = Path(out)
     todo = [(row, seed) for seed in seeds for row in experiment.rows]
     file = out / experiment.name / RESULTS
     file.parent.mkdir(parents=True, exist_ok=True)
     described = _describe_data(open_split, setup)
     note(_in_words(described))
-    diverged = []
     for number, (row, seed) in enumerate(todo, start=1):
         configuration = _changed(setup, row, seed)
         folder = out / RUNS / _name(row, configuration, described, seed)
         with _claimed(folder) as mine:
             if mine and not (folder / DONE).exists():
                 note(f"{experiment.name} {number}/{len(todo)}: {row.label}, seed {seed}")
-                try:
-                    _run(configuration, open_split, folder, device, experiment.timed)
-                except Diverged as error:
-                    diverged.append(str(error))
-                    note(f"left out: {error}")
+                _run(configuration, open_split, folder, device, experiment.timed, note)
         collect(experiment, setup, described, out, seeds)
-    return Outcome(file, diverged)
+    return file
 
 
 def collect(
@@ -94,13 +84,20 @@ def collect(
     """Writes the results of the runs that are done, and returns them."""
     rows = []
     for row in experiment.rows:
-        runs = []
+        done = []
         for seed in seeds:
             name = _name(row, _changed(setup, row, seed), described, seed)
             if (out / RUNS / name / DONE).exists():
-                runs.append({"seed": seed, **read_json(out / RUNS / name / DONE)})
-        changes = {table: dict(values) for table, values in row.changes.items()}
-        rows.append({"label": row.label, "changes": changes, "paper": row.paper, "runs": runs})
+                done.append({"seed": seed, **read_json(out / RUNS / name / DONE)})
+        rows.append(
+            {
+                "label": row.label,
+                "changes": {table: dict(values) for table, values in row.changes.items()},
+                "paper": row.paper,
+                "runs": [run for run in done if "stats" in run],
+                "diverged": [run for run in done if "stats" not in run],
+            }
+        )
     results = {
         "experiment": experiment.name,
         "table": experiment.table,
@@ -131,12 +128,14 @@ def _describe_data(open_split: OpenSplit, setup: Configuration) -> dict[str, Any
 
 
 def _in_words(described: Mapping[str, Any]) -> str:
-    images, boxes, classes = (described[key] for key in ("images", "boxes", "classes"))
-    return (
-        f"{images['train']} images with {boxes['train']} boxes to train, {images['val']} with "
-        f"{boxes['val']} to validate, {counted(len(classes), 'class', 'classes')}: "
-        f"{', '.join(classes[:5])}" + (", ..." if len(classes) > 5 else "")
-    )
+    splits = [
+        f"{counted(described['images'][split], 'image')} with "
+        f"{counted(described['boxes'][split], 'box', 'boxes')} to {purpose}"
+        for split, purpose in (("train", "train"), ("val", "validate"))
+    ]
+    classes = described["classes"]
+    named = ", ".join([*classes[:5], *["..."] * (len(classes) > 5)])
+    return f"{', '.join(splits)}, {counted(len(classes), 'class', 'classes')}: {named}"
 
 
 def _changed(setup: Configuration, row: Row, seed: int) -> Configuration:
@@ -169,6 +168,7 @@ def _run(
     folder: Path,
     device: str,
     timed: bool,
+    note: Callable[[str], None],
 ) -> None:
     train_set = open_split("train", configuration.train_transform())
     val_set = open_split("val", configuration.eval_transform())
@@ -179,9 +179,12 @@ def _run(
     start = time.perf_counter()
     try:
         scores = train(model, train_set, val_set, folder, recipe, device=device, resume=resume)
+    except Diverged as error:
+        note(str(error))
+        _keep(folder, {"diverged": str(error)})
+        return
     except UserError as error:
-        kind = Diverged if isinstance(error, Diverged) else UserError
-        raise kind(f"{folder.name}: {error}") from error
+        raise UserError(f"{folder.name}: {error}") from error
     record = {
         "stats": scores["stats"],
         "per_class_AP": scores["per_class_AP"],
@@ -192,6 +195,11 @@ def _run(
     }
     if timed:
         record["milliseconds"] = _milliseconds(model, val_set)
+    _keep(folder, record)
+
+
+def _keep(folder: Path, record: Mapping[str, Any]) -> None:
+    """Makes a run one that is done."""
     write_atomically(folder / DONE, (json.dumps(record, indent=1) + "\n").encode())
     for name in (LAST, PREVIOUS):  # what only a run that is not done needs, twice the weights
         (folder / name).unlink(missing_ok=True)

@@ -118,13 +118,13 @@ class Configuration:
         with self._named():
             return RetinaNet(num_classes, anchor_grid=grid, **self.model)
 
-    def check_start(self, weights: str | None) -> None:
-        """Raises `UserError` where training would freeze norms that nobody has trained."""
-        if self.model_arguments()["norm"] == "frozen" and not weights:
+    def refuse_frozen(self, expected: str) -> None:
+        """For a training that starts from random weights: raises `UserError` where the recipe would
+        freeze norms that nobody has trained."""
+        if self.model_arguments()["norm"] == "frozen":
             raise UserError(
                 f"recipe {self.name}: model.norm is 'frozen', and training would start from random "
-                "weights; expected trained ones (focaldet train --backbone-weights), or norm "
-                "'batch' or 'group'"
+                f"weights; expected {expected}"
             )
 
     def anchor_grid(self) -> AnchorGrid:

@@ -100,6 +100,14 @@ def test_focal_loss_wins() -> None:
     assert papers.what == "The paper's choice" and papers.difference == best.difference
 
 
+def test_a_row_of_which_a_run_diverged_is_shown_and_not_compared() -> None:
+    results = made_up("fl-gamma", {FL: [0.50, 0.51], CE: [0.40, 0.42]})
+    results["rows"][0]["diverged"] = [{"seed": 2, "diverged": "training diverged"}]
+    assert results["rows"][0]["label"] == CE
+    assert cells(report.table(results), CE)[3] == "40.0, 42.0, seed 2 diverged"
+    assert comparisons(results) == []
+
+
 def test_what_is_within_the_spread_is_no_win() -> None:
     (best, _) = comparisons(made_up("fl-gamma", {FL: [0.50, 0.54], CE: [0.49, 0.53]}))
     assert "focal loss is ahead, not beyond doubt, +1.0 AP or +0.4 standard" in best.sentence

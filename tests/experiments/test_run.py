@@ -75,8 +75,8 @@ def start(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         note: Callable[[str], None] = lambda text: None,
     ) -> dict[str, Any]:
         folder = tmp_path / out
-        outcome = run_experiment(experiment, setup, open_split, folder, range(seeds), note=note)
-        results: dict[str, Any] = json.loads(outcome.results.read_text())
+        file = run_experiment(experiment, setup, open_split, folder, range(seeds), note=note)
+        results: dict[str, Any] = json.loads(file.read_text())
         return results
 
     return start
@@ -251,27 +251,36 @@ def test_one_class_is_said_and_run(
     def open_split(split: str, transform: Transform) -> DetectionDataset:
         return open_folder(tmp_path, split, transform=transform)
 
-    file, _ = run_experiment(SHORT, TINY, open_split, tmp_path / "out", [0], note=notes.append)
+    file = run_experiment(SHORT, TINY, open_split, tmp_path / "out", [0], note=notes.append)
     assert "1 class: disc" in notes[0]
     assert all(row["runs"] for row in json.loads(file.read_text())["rows"])
 
 
-def test_a_run_that_diverges_is_named_and_the_others_are_run(
+def test_a_run_that_diverges_is_a_result(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch.set_num_threads(1)
     bad = {"lr": 1e30, "clip_norm": 0.0, "max_bad_steps": 1, "epochs": 4}
     rows = Row("too fast", {"train": bad}), SHORT.rows[1]
     monkeypatch.setitem(EXPERIMENTS, "fl-gamma", replace(FL_GAMMA, rows=rows))
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE)
     words = ["experiment", "fl-gamma", "--data", data, "--out", tmp_path / "out", "--seeds", "1"]
-    assert focaldet.cli.main([*map(str, words), "--recipe", str(recipe), "--device", "cpu"]) == 2
-    out, err = capsys.readouterr()
-    line = err.splitlines()[-1]
-    assert line.startswith("focaldet: error: too-fast-seed0-") and "training diverged" in line
-    assert line.endswith("(1 of the runs)") and "FL, gamma 2" in out
-    results = json.loads((tmp_path / "out/fl-gamma/results.json").read_text())
-    assert [len(row["runs"]) for row in results["rows"]] == [0, 1]
+    command = [*map(str, words), "--recipe", str(recipe), "--device", "cpu"]
+    assert focaldet.cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "training diverged: " in out and "| too fast | open |  |  | seed 0 diverged |" in out
+    first, second = json.loads((tmp_path / "out/fl-gamma/results.json").read_text())["rows"]
+    assert first["runs"] == [] and first["diverged"][0]["seed"] == 0
+    assert "training diverged: " in first["diverged"][0]["diverged"]
+    assert len(second["runs"]) == 1 and second["diverged"] == []
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(run, "train", fail)
+    assert focaldet.cli.main(command) == 0
+    assert "seed 0 diverged" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_otherwise_is_named(
@@ -283,5 +292,5 @@ def test_a_run_that_fails_otherwise_is_named(
     monkeypatch.setattr(run, "train", full)
     with pytest.raises(UserError, match=r"ce-alpha-0.75-seed0-\w+: no space left"):
         start()
-    with pytest.raises(UserError, match="norm is 'frozen', and training would start from random"):
+    with pytest.raises(UserError, match="expected a recipe of your own with base = 'tiny' and"):
         start(setup=TINY.with_(model={"norm": "frozen"}))

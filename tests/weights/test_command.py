@@ -129,9 +129,9 @@ def test_backbones_that_do_not_fit(run: Run, tmp_path: Path, scenes: list[object
     pytest.importorskip("timm")
     for words, message in (
         (["--backbone", "timm/resnet18x"], "the nearest are resnet18, resnet18d"),
-        (["--backbone", "timm/resnet18", "--norm", "frozen"], "norm: applies to ResNets"),
+        (["--backbone", "timm/resnet18", "--norm", "group"], "norm: applies to ResNets"),
         (["--backbone-weights", "download"], "for timm/<name> only"),
-        (["--norm", "frozen"], "expected trained ones (focaldet train --backbone-weights)"),
+        (["--norm", "frozen"], "expected --backbone-weights, or --norm batch or group"),
         (["--backbone-weights", tmp_path / "no.pth"], "no.pth: no such file"),
     ):
         code, _, err = run(*train_words(tmp_path, scenes, *words))
