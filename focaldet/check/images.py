@@ -152,7 +152,7 @@ def _(data: DataSet) -> Iterator[Finding]:
     if not files:
         return
     thumbnails = np.stack([f.found.thumbnail for f in files if f.found.thumbnail is not None])
-    for i, j, correlation in alike(thumbnails):
+    for i, j, correlation in alike(thumbnails, [f.split.name for f in files]):
         first, other = files[i], files[j]
         place = "" if first.split is other.split else f" of {first.split.name}"
         yield other.finding(f"like {_name(first)!r}{place} (correlation {correlation:.3f})")

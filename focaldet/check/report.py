@@ -70,7 +70,8 @@ class Report:
         for name, by_split in list(self.classes.items())[:CLASSES]:
             yield f"  {name:20}" + "".join(f"{n:9,} in {split}" for split, n in by_split.items())
         if len(self.classes) > CLASSES:
-            yield f"  and {len(self.classes) - CLASSES} more classes"
+            more = len(self.classes) - CLASSES
+            yield f"  and {counted(more, 'more class', 'more classes')}"
         for severity in SEVERITIES:
             for check in self.of_severity(severity):
                 found = self.findings[check.id]
@@ -84,7 +85,7 @@ class Report:
             yield from _anchor_lines(self.anchors)
         yield ""
         numbers = ((len(self.of_severity(s)), s) for s in SEVERITIES)
-        shown = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for n, severity in numbers)
+        shown = ", ".join(counted(n, severity) for n, severity in numbers)
         yield f"{len(self.findings)} checks: {shown}"
 
 
@@ -121,7 +122,7 @@ def _anchor_lines(fit: dict[str, Any]) -> Iterator[str]:
         f"{FOREGROUND:g}; the median of the best is {fit['median_iou']:.2f}"
     )
     for name, part in fit["by"].items():
-        yield f"  {name:20}{part['boxes']:9,} boxes{part['recall']:8.1%}"
+        yield f"  {name:20}{counted(part['boxes'], 'box', 'boxes'):>15}{part['recall']:8.1%}"
     foreground = fit["foreground"]
     yield (
         f"  an image has {foreground['anchors']:.0f} foreground anchors (median), and "

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from ..data import flaws
+from ..words import counted
 from .dataset import DataSet, Finding, Split
 from .registry import ERROR, NOTE, WARNING, check, check_split
 
@@ -39,7 +40,7 @@ def _(split: Split) -> Iterator[Finding]:
 )
 def _(split: Split) -> Iterator[Finding]:
     if len(split.table.image_ids) and not len(split.learned):
-        yield Finding(f"{len(split.table.image_ids)} images, no boxes", split.name)
+        yield Finding(f"{counted(len(split.table.image_ids), 'image')}, no boxes", split.name)
 
 
 @check_split(
@@ -106,4 +107,4 @@ def _(data: DataSet) -> Iterator[Finding]:
         ids = np.intersect1d(one.table.image_ids, other.table.image_ids)
         if len(ids) and one.has_ids and other.has_ids:
             some = ", ".join(map(str, ids[:SHOWN].tolist())) + ", ..." * (len(ids) > SHOWN)
-            yield Finding(f"{len(ids)} ids: {some}", f"{one.name} and {other.name}")
+            yield Finding(f"{counted(len(ids), 'id')}: {some}", f"{one.name} and {other.name}")

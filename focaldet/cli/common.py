@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..data import CocoDataset, Compose, DetectionDataset, VocDataset, YoloDataset
-from ..data.folder import is_folder, open_folder
+from ..data.folder import names_a_folder, open_folder
 from ..errors import UserError
 from ..evaluate import table
 from ..scoring import EVALUATORS
@@ -50,7 +50,7 @@ def dataset(
         return VocDataset(args.voc, split, **options)
     if args.yolo:
         return YoloDataset(args.yolo, split, **options)
-    if annotations and not images and is_folder(annotations):
+    if annotations and not images and names_a_folder(annotations):
         return open_folder(annotations, split, **options)
     if not (annotations and images):
         raise UserError("expected --data and --images, --data of a folder, or --voc or --yolo")

@@ -6,8 +6,9 @@ import argparse
 
 from ..data import Table, flaws
 from ..data.coco import read_coco
-from ..data.folder import is_folder, source_of
+from ..data.folder import names_a_folder, source_of
 from ..explain import explain
+from ..words import counted
 from .common import add_device, device
 from .parser import Parser, fraction
 
@@ -42,8 +43,8 @@ def run(args: argparse.Namespace) -> None:
         args.score_threshold,
         device(args.device),
     )
-    print(f"{len(pages)} page{'s' if len(pages) != 1 else ''} in {args.out}, such as {pages[0]}")
+    print(f"{counted(len(pages), 'page')} in {args.out}, such as {pages[0]}")
 
 
 def _annotations(data: str, split: str) -> Table:
-    return source_of(data, split).read(flaws.refuse) if is_folder(data) else read_coco(data)
+    return source_of(data, split).read(flaws.refuse) if names_a_folder(data) else read_coco(data)

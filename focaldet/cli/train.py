@@ -11,7 +11,7 @@ import torch
 
 from .. import recipes
 from ..checkpoint import generations
-from ..data.folder import is_folder
+from ..data.folder import names_a_folder
 from ..distributed import TIMEOUT, Ranks, join
 from ..errors import UserError
 from ..models import V2, RetinaNet
@@ -159,14 +159,27 @@ def _add_keeping(add: Add) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    coco = args.train, args.val, args.images
-    by_files = any((*coco, args.val_images))
-    if sum(map(bool, (args.data, args.voc, args.yolo, by_files))) != 1 or by_files != all(coco):
-        raise UserError("expected --data, or --voc, or --yolo, or --train, --val and --images")
-    if args.data and not is_folder(args.data):
-        raise UserError(f"--data {args.data}: no such folder; expected one, or YOLO's data.yaml")
+    _check_data(args)
     with join(args.device and device(args.device), args.timeout) as ranks:
         _run_as(ranks, args)
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    """The data is named in one way, and as a whole."""
+    folders = [name for name in ("--data", "--voc", "--yolo") if vars(args)[name[2:]]]
+    coco = {"--train": args.train, "--val": args.val, "--images": args.images}
+    files = [name for name, given in (coco | {"--val-images": args.val_images}).items() if given]
+    missing = [name for name, given in coco.items() if not given]
+    if not (folders or files):
+        raise UserError("expected --data, or --train, --val and --images")
+    if len(folders) > 1 or (folders and files):
+        raise UserError(f"{' and '.join([*folders, *files])}: the data is named twice")
+    if not folders and missing:
+        raise UserError(f"{' and '.join(files)}: expected {' and '.join(missing)} beside")
+    if args.data and not names_a_folder(args.data):
+        raise UserError(
+            f"--data {args.data}: is no folder; COCO files are for --train, --val and --images"
+        )
 
 
 def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:

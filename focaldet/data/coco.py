@@ -295,12 +295,15 @@ class _Records:
             number = self.entries[row].get("image_id")
             return self._images.file_by_id.get(number) if _is_id(number) else None
         name = self.entries[row].get("file_name")
-        return name if isinstance(name, str) else None
+        return name if isinstance(name, str) and name else None
 
     @cached_property
     def file_by_id(self) -> dict[int, str | None]:
-        numbers = [(row, entry.get("id")) for row, entry in enumerate(self.entries)]
-        return {number: self._file(row) for row, number in numbers if _is_id(number)}
+        names: dict[int, str | None] = {}
+        for row, entry in enumerate(self.entries):
+            if _is_id(number := entry.get("id")):
+                names.setdefault(number, self._file(row))  # the first, whose objects they become
+        return names
 
     def _name(self, row: int) -> str:
         """How messages call an entry: by id, or by position where it has none."""

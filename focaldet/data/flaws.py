@@ -24,7 +24,7 @@ NO_SIZE = "image-without-size"  # where no annotation tells
 class Flaw(NamedTuple):
     check: str  # the id of the check that it fails
     message: str  # a line, which says where by itself
-    file: str | None = None  # of the image that it is about, if of one and its name is known
+    file: str | None = None  # of the image that it is about, if of one, as the table has it
     annotation: int | None = None  # as `Table.object_ids` has it
 
 

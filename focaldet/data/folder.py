@@ -17,6 +17,7 @@ from .yolo import YoloDataset, read_yolo
 from .yolo_layout import has_split, is_yolo, layout
 
 SPLITS = ("train", "val", "test")
+YAML = (".yaml", ".yml")
 
 # Of COCO: annotations and images below the folder, by split. The second is COCO's own.
 COCO_FORMS = (
@@ -38,10 +39,11 @@ class Source(NamedTuple):
     images: Path  # the folder that the table's file names are relative to
 
 
-def is_folder(path: str | Path) -> bool:
-    """Whether a data set's folder is named, or the data.yaml that stands for one."""
+def names_a_folder(path: str | Path) -> bool:
+    """Whether a data set's folder is meant, or the data.yaml that stands for one, and not a file of
+    annotations. It may not be there."""
     path = Path(path)
-    return path.is_dir() or (path.is_file() and path.suffix in (".yaml", ".yml"))
+    return path.suffix in YAML or not (path.is_file() or path.suffix == ".json")
 
 
 def open_folder(folder: str | Path, split: str, **options: Any) -> DetectionDataset:
@@ -73,7 +75,7 @@ def source_of(folder: str | Path, split: str) -> Source:
 def splits(folder: str | Path) -> dict[str, Source]:
     """Those of SPLITS that a folder, or YOLO's data.yaml, has. `UserError` where there is none."""
     folder = Path(folder)
-    if not is_folder(folder):
+    if not (folder.is_dir() or (folder.is_file() and folder.suffix in YAML)):
         raise UserError(f"{folder}: no such folder; expected a data set")
     found = ((split, _found(folder, split)) for split in SPLITS)
     return {split: source for split, source in found if source is not None}

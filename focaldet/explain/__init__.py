@@ -69,7 +69,7 @@ def explain(
         write_atomically(path, page(seen).encode())
         written.append(path)
     if failures := unreadable + unknown:
-        counts = {"cannot be read": len(unreadable), "have no annotations there": len(unknown)}
-        words = " and ".join(f"{n} {what}" for what, n in counts.items() if n)
-        raise UserError(failures[0] + f" (of {len(files)} images {words})" * (len(files) > 1))
+        counts = {"unreadable": len(unreadable), "not told by the annotations": len(unknown)}
+        words = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+        raise UserError(failures[0] + f" (of {len(files)} images: {words})" * (len(files) > 1))
     return written

@@ -35,6 +35,7 @@ svg.pale use { opacity: .75; }
 rect { fill: none; stroke: var(--k, var(--ink)); stroke-width: 2; vector-effect: non-scaling-stroke;
   pointer-events: all; }
 rect.truth { stroke: #ffffff; stroke-dasharray: 6 4; }
+rect.crowd { stroke: #ffffff; stroke-dasharray: 2 5; }
 rect.under { stroke: #000000; stroke-width: 3.5; stroke-opacity: .55; pointer-events: none; }
 rect.thin { stroke-width: 1; }
 rect.faint { stroke-opacity: .25; }
@@ -48,7 +49,8 @@ svg.dim rect { stroke-opacity: .08; } svg.dim rect.hot { stroke-opacity: 1; stro
 .legend span::before { content: ""; display: inline-block; width: 1.5rem; margin-right: .4rem;
   vertical-align: middle; border-top: 3px solid var(--k); }
 .legend .dashed::before { border-top-style: dashed; }
-.legend .truth { --k: var(--ink); }
+.legend .dotted::before { border-top-style: dotted; }
+.legend .truth, .legend .crowd { --k: var(--ink); }
 @media screen and (prefers-color-scheme: dark) { .line, .legend { filter: brightness(1.5); } }
 .scroll { overflow-x: auto; break-inside: auto; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .86rem;

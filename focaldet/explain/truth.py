@@ -57,11 +57,12 @@ class Truth:
             == PurePath(self._table.file_names[row]).parts
         ]
         if len(found) != 1:
-            number = "several images" if found else "no image"
-            raise UserError(
-                f"image {str(file)!r}: {self._table.source} has {number} of this name; expected "
-                "annotations of the split that it is in, or none at all"
+            what = (
+                "several images of this name; expected folders in the names that tell them apart"
+                if found
+                else "no image of this name; expected annotations of its split, or none at all"
             )
+            raise UserError(f"image {str(file)!r}: {self._table.source} has {what}")
         table, row = self._table, found[0]
         height, width = table.sizes[row].tolist()
         own = (table.image_rows == row) & self._sound

@@ -239,18 +239,24 @@ def test_what_only_lists_can_have(made: Any, detector: Detector, tmp_path: Path)
     lists = [f"images/train/{n}.jpg" for n in (1, 2, 3)]
     (folder / "data.yaml").write_text("names: [a, b]\ntrain: list.txt\nval: images/val\n")
     (folder / "list.txt").write_text("\n".join([*lists, lists[0]]))
-    assert failed(check_data(splits(folder), detector)) == {"image-listed-twice"}
+    report = check_data(splits(folder), detector)
+    assert failed(report) == {"image-listed-twice"}
+    assert placed(report, "image-listed-twice") == [("images/train/1.jpg", None)]
 
     (folder / "list.txt").write_text("\n".join([*lists, "images/train/4.jpg"]))
-    assert failed(check_data(splits(folder), detector)) == {"image-without-size"}
+    report = check_data(splits(folder), detector)
+    assert failed(report) == {"image-without-size"}
+    assert placed(report, "image-without-size") == [("images/train/4.jpg", None)]
 
 
 def test_flaws_in_yolos_lines_are_all_found(made: Any, detector: Detector, tmp_path: Path) -> None:
     folder = yolo(tmp_path / "yolo", made)
     lines = folder / "labels/train/1.txt"
     lines.write_text(lines.read_text() + "0 30 20 10 10\n7 .5 .5 .1 .1\nx\n")
+    (folder / "labels/train/2.txt").write_bytes(b"\xff\xfe")
     report = check_data(splits(folder), detector)
-    assert failed(report) == {"box-form", "unknown-class"}
+    assert failed(report) == {"box-form", "unknown-class", "annotation-file", "image-without-boxes"}
+    assert placed(report, "annotation-file") == [("images/train/2.jpg", None)]
     assert [f.text.split(": ")[1] for f in report.findings["box-form"]] == ["line 21", "line 23"]
     assert placed(report, "box-form") == [("images/train/1.jpg", 21), ("images/train/1.jpg", 23)]
     assert placed(report, "unknown-class") == [("images/train/1.jpg", 22)]
@@ -259,7 +265,7 @@ def test_flaws_in_yolos_lines_are_all_found(made: Any, detector: Detector, tmp_p
 def test_flaws_in_vocs_files_are_placed(detector: Detector, tmp_path: Path) -> None:
     for name in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\n")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb\na\n")
     Image.new("RGB", (64, 64)).save(tmp_path / "JPEGImages/a.png")
     thing = "<object><name>{}</name><bndbox>{}</bndbox></object>"
     corners = "<xmin>1</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>9</ymax>"
@@ -278,6 +284,7 @@ def test_flaws_in_vocs_files_are_placed(detector: Detector, tmp_path: Path) -> N
     assert placed(report, "box-not-finite") == [("a.png", 3)]
     assert placed(report, "entry-form") == [("a.png", 4)]
     assert placed(report, "annotation-file") == [("b.jpg", None)]
+    assert placed(report, "image-listed-twice") == [("a.png", None)]
 
 
 def test_every_check_has_a_case() -> None:
@@ -304,6 +311,15 @@ def test_many_flaws_at_once_are_all_told(made: Any) -> None:
     assert placed(report, "box-form") == [("1.jpg", boxes[0]["id"])]
     assert placed(report, "unknown-image") == [(None, boxes[1]["id"])]
     assert ("3.jpg", None) in placed(report, "entry-form")
+    (said,) = map(str, report.findings["box-form"])
+    assert said.startswith("train: ") and said.count("annotation 1") == 1
+
+
+def test_of_two_images_with_an_id_the_first_has_its_boxes(made: Any) -> None:
+    made.train["images"][1]["id"] = 1
+    made.train["annotations"][5]["bbox"] = "here"
+    report = made.check()
+    assert placed(report, "box-form") == [("1.jpg", 6)]
 
 
 def test_the_counts_are_of_what_is_learned(made: Any) -> None:
@@ -318,6 +334,11 @@ def test_the_counts_are_of_what_is_learned(made: Any) -> None:
         report.text()
     )
     assert "  b                          29 in train       10 in val" in report.text()
+    assert "more class" not in report.text()
+    for part in (made.train, made.val):
+        part["categories"] += [{"id": i, "name": f"c{i}"} for i in range(3, 24)]
+    text = made.check().text()
+    assert "\n  c20 " in text and "\n  c21 " not in text and "\n  and 3 more classes\n" in text
 
 
 def test_copies_are_told_in_each_split_and_between_them(made: Any) -> None:

@@ -97,9 +97,29 @@ def test_what_looks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     images = rng.uniform(0, 255, (50, 256)).astype(np.float32)
     images[7] = 0.5 * images[3] + 20 + rng.normal(0, 3, 256)  # darker, and a little noisy
     images[8:10] = 40  # of one colour
-    assert [pair[:2] for pair in alike(images)] == [(3, 7)]
+    groups = ["train"] * 30 + ["val"] * 20
+    assert [pair[:2] for pair in alike(images, groups)] == [(3, 7)]
+    assert alike(images[:0], []) == alike(images[:1], ["train"]) == []
+
     images[20:] = images[20] + np.arange(30)[:, None] * rng.normal(0, 0.1, 256)  # a film
     monkeypatch.setattr(lookalikes, "BLOCK", 7)
-    film = {other: first for first, other, _ in alike(images)}
-    assert film.pop(7) == 3
-    assert film == {other: other - 1 for other in range(21, 50)}
+    pairs = [pair[:2] for pair in alike(images, groups)]
+    assert sorted(pairs[:20]) == [(29, val) for val in range(30, 50)]  # a leak each, told first
+    assert sorted(pairs[20:]) == [(3, 7), *[(i - 1, i) for i in range(21, 50) if i != 30]]
+
+
+def test_alike_is_as_all_correlations_say() -> None:
+    rng = np.random.default_rng(1)
+    images = (
+        rng.normal(0, 60, (4, 64))[rng.integers(0, 4, 40)] + rng.normal(0, 9, (40, 64))
+    ).astype(np.float32)
+    groups = rng.integers(0, 3, 40).tolist()
+    every = np.corrcoef(images)
+    wanted = set()
+    for i in range(40):
+        for own in (True, False):
+            earlier = [j for j in range(i) if (groups[j] == groups[i]) == own]
+            best = max(earlier, key=lambda j: every[i, j], default=None)
+            if best is not None and every[i, best] >= 0.97:
+                wanted.add((best, i))
+    assert {pair[:2] for pair in alike(images, groups)} == wanted and len(wanted) > 20

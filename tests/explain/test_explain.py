@@ -101,7 +101,7 @@ def test_bad_images_are_named_after_the_others_are_done(
     (case.images / "000_bad.jpg").write_bytes(b"no image")
     assert run(case, case.images) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "000_bad.jpg" in line and line.endswith("(of 4 images 1 cannot be read)")
+    assert "000_bad.jpg" in line and line.endswith("(of 4 images: 1 unreadable)")
     assert len(list(case.out.iterdir())) == 3
 
 
@@ -112,10 +112,7 @@ def test_an_image_without_annotations_is_named(
     assert run(case, case.images, data=case.data) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "other.png" in line and "has no image of this name" in line
-    assert line.endswith(
-        "annotations of the split that it is in, or none at all "
-        "(of 4 images 1 have no annotations there)"
-    )
+    assert line.endswith("(of 4 images: 1 not told by the annotations)")
     assert len(list(case.out.iterdir())) == 3
 
 

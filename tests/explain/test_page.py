@@ -127,12 +127,18 @@ def test_detections_on_a_crowd_are_not_false() -> None:
     within, across = [60.0, 60, 80, 80], [40.0, 60, 80, 80]  # all, and half, in the region
     found = [(NEAR, 0.9, 0), (within, 0.8, 1), (across, 0.7, 1), ([60.0, 60, 80, 79], 0.6, 2)]
     crowd = {"boxes": torch.tensor([[60.0, 50, 99, 99]]), "labels": torch.tensor([1])}
-    read = Reader(page(look([(HERE, 0), (FAR, 1)], found, crowd=crowd, nms_iou=0.9)))
+    text = page(look([(HERE, 0), (FAR, 1)], found, crowd=crowd, nms_iou=0.9))
+    read = Reader(text)
+    assert 'class="crowd"' in text and "crowd regions" in read
     assert "Crowd regions 1, with 2 detections, not counted" in read
     assert "False detections 1" in read  # of another class
     assert "bee 1 2 0.000" in read  # the object is not found, and nothing is false
     read = Reader(page(look([(HERE, 0), (FAR, 1)], found)))
-    assert "False detections 3" in read and "Crowd" not in read
+    assert "False detections 3" in read and "rowd" not in read
+    # What finds an object in the region is found, and not ignored as well.
+    read = Reader(page(look([(HERE, 0), (within, 1)], found[:2], crowd=crowd)))
+    assert "2, of which 2 found" in read and "False detections 0" in read
+    assert "Crowd regions 1, with 0 detections" in read
 
 
 def test_nothing_found_and_nothing_there() -> None:

@@ -44,10 +44,10 @@ def _facts(look: Look, things: Sequence[Object]) -> Iterator[str]:
 
 def _truth(look: Look, things: Sequence[Object]) -> Iterator[str]:
     if look.crowd is not None:
-        for box, label in zip(
-            *(look.crowd[key].tolist() for key in ("boxes", "labels")), strict=True
-        ):
-            yield rect(box, "under") + rect(box, "truth", f"crowd: {look.class_names[label]}")
+        columns = (look.crowd[key].tolist() for key in ("boxes", "labels"))
+        for box, label in zip(*columns, strict=True):
+            what = f"crowd of {look.class_names[label]}: not learned, and not scored"
+            yield rect(box, "under") + rect(box, "crowd", what)
     for thing in things:
         name = look.class_names[thing.label]
         box = thing.box.tolist()
@@ -75,4 +75,6 @@ def _legend(look: Look) -> str:
         for label in labels
     )
     truth = '<span class="truth dashed">ground truth</span>' if look.target is not None else ""
-    return f'<p class="legend">{names}{truth}</p>'
+    crowds = look.crowd is not None and len(look.crowd["labels"])
+    crowd = '<span class="crowd dotted">crowd regions</span>' if crowds else ""
+    return f'<p class="legend">{names}{truth}{crowd}</p>'
