@@ -136,7 +136,7 @@ def test_half_precision() -> None:
 
 
 WITHOUT_THE_PACKAGE = """
-import sys, torch
+import sys, torch, torch._inductor.codecache  # torch 2.10 takes it for imported
 library, package, tensors = sys.argv[1:]
 torch.ops.load_library(library)
 found = torch._inductor.aoti_load_package(package)(*torch.load(tensors))
