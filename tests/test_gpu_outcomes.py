@@ -51,7 +51,7 @@ SLOW = TESTS + "def test_slow(): time.sleep(60)\n"
     [
         (TESTS, 60, "passed", (1, 0, 0, 1)),
         (BAD, 60, "failed", (1, 1, 1, 1)),
-        (SLOW, 5, "ran out of time", (1, 0, 0, 1)),
+        (SLOW, 15, "ran out of time", (1, 0, 0, 1)),
         ("", 60, "failed", (0, 0, 0, 0)),
         ("syntax error", 60, "failed", (0, 0, 1, 0)),
     ],
