@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from focaldet.words import counted
+
 from . import ROOT
 from .facts import cpu_model
 
@@ -63,7 +65,7 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"`{result['command']}` on {result['cpu']}, {result['threads']} threads, torch "
+        f"`{result['command']}` on {result['cpu']}, {counted(result['threads'], 'thread')}, torch "
         f"{result['torch']}; the weights after the last epoch, on the validation images:",
         "",
         f"| seed | {' | '.join(COLUMNS)} | training |",

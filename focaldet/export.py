@@ -92,8 +92,10 @@ def export(model: RetinaNet) -> ExportedProgram:
         # (mypy: torch adds `patch` to its config modules when they are imported.)
         patch = symbols.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
         # torch 2.10 rounds the size of a pooled map by a condition on its remainder, which it then
-        # cannot prove of all sizes; // is what later ones have there.
-        rounds = mock.patch.object(torch._meta_registrations, "div_rtn", operator.floordiv)
+        # cannot prove of all sizes; // is what later ones have there, or none of it (create).
+        rounds = mock.patch.object(
+            torch._meta_registrations, "div_rtn", operator.floordiv, create=True
+        )
         with torch.no_grad(), patch, rounds:
             return torch.export.export(core, example, dynamic_shapes=dynamic)
     # Of some conditions on sizes torch fails to tell, by an AssertionError in their printing.

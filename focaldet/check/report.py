@@ -107,13 +107,14 @@ def _in_words(facts: Mapping[str, Any]) -> str:
     images, boxes = counted(facts["images"], "image"), counted(facts["boxes"], "box", "boxes")
     kinds = counted(facts["classes"], "class", "classes")
     without = counted(facts["images_without_boxes"], "image")
-    crowds: int = facts["crowd_regions"]
-    return (
-        f"{images}, {boxes} of {kinds}; {facts['boxes_per_image']:.3g} an image, at most "
-        f"{facts['most_boxes']}; {without} without"
-        + f"; {counted(crowds, 'crowd region')}"
-        * (crowds > 0)
-    )
+    parts = [
+        f"{images}, {boxes} of {kinds}",
+        f"{facts['boxes_per_image']:.3g} an image, at most {facts['most_boxes']}",
+        f"{without} without",
+    ]
+    if facts["crowd_regions"]:
+        parts.append(counted(facts["crowd_regions"], "crowd region"))
+    return "; ".join(parts)
 
 
 def _anchor_lines(fit: dict[str, Any]) -> Iterator[str]:
