@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import multiprocessing
 import os
@@ -40,7 +41,7 @@ def run_ranks(
     function: Callable[..., None],
     *args: Any,
     world: int = 2,
-    seconds: float = 60,
+    seconds: float = 120,
     frozen: int | None = None,
     **environ: str,
 ) -> list[Ended]:
@@ -50,6 +51,7 @@ def run_ranks(
     runs after `seconds` is killed, and fails the test; so is rank `frozen` when the others are
     through, and does not.
     """
+    _start_server()
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
@@ -95,6 +97,14 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+@functools.cache
+def _start_server() -> None:
+    """Its imports take half a minute on a machine that is busy: they count for no rank."""
+    first = SERVER.Process(target=int)
+    first.start()
+    first.join()
 
 
 def _be_rank(

@@ -73,12 +73,6 @@ FAULTS = {
 CASES = [(kind, culprit) for kind in FAULTS for culprit in (0, 1)]
 
 
-def slow_start() -> None:
-    """The first ranks of a session wait for the imports of all."""
-    with join("cpu"):
-        pass
-
-
 def patience() -> None:
     """Of rank 0, in a task that it does alone, and of rank 1, in the midst of a step."""
     with joined() as ranks:
@@ -144,11 +138,10 @@ def outcomes() -> Outcomes:
         if case[0] not in FAULTS:
             return run_ranks(globals()[case[0]])
         frozen = case[1] if case[0] == "frozen" else None
-        return run_ranks(fault, *case, world=3, seconds=30, frozen=frozen)
+        return run_ranks(fault, *case, world=3, seconds=60, frozen=frozen)
 
     kinds = ("patience", "uneven", "slow", "paused", "unconnected")
     cases = [*CASES, *((kind, 0) for kind in kinds)]
-    run_ranks(slow_start)
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(cases, pool.map(outcome, cases), strict=True))
 

@@ -73,11 +73,11 @@ def rank_1(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def refused(device: str | None = "cpu", timeout: float = 1.0) -> str:
-    """What `join` says, in little more than the timeout."""
+    """What `join` says, soon after the timeout: torch's own is many minutes."""
     start = time.monotonic()
     with pytest.raises(UserError) as caught, join(device, timeout):
         pass
-    assert time.monotonic() - start < timeout + 2
+    assert time.monotonic() - start < timeout + 20
     return str(caught.value)
 
 
@@ -137,7 +137,7 @@ def come(timeout: float, *numbers: str) -> None:
 
 
 def test_ranks_that_do_not_come_are_named() -> None:
-    ranks = run_ranks(come, 1.5, "0", "2", WORLD_SIZE="4", seconds=40)
+    ranks = run_ranks(come, 6.0, "0", "2", WORLD_SIZE="4")
     for rank, ended in zip((0, 2), ranks, strict=True):
         assert ended.code == 2, told(ranks)
         assert f"rank {rank} of 4: only 2 have come to 127.0.0.1:" in ended.output, told(ranks)
@@ -145,7 +145,7 @@ def test_ranks_that_do_not_come_are_named() -> None:
 
 
 def test_a_rank_that_comes_twice_is_named() -> None:
-    ranks = run_ranks(come, 3.0, "0", "1", "1", world=3)
+    ranks = run_ranks(come, 6.0, "0", "1", "1", world=3)
     assert [rank.code for rank in ranks] == [2, 2, 2], told(ranks)
     assert "only 2 have come" in ranks[0].output
     assert sum("rank 1 of 3 has come to" in rank.output for rank in ranks) == 1, told(ranks)
@@ -181,7 +181,7 @@ def test_a_new_store_of_a_run_that_has_begun() -> None:
 
 def twice() -> None:
     for _ in range(2):
-        with join("cpu", 10) as ranks:
+        with join("cpu", 20) as ranks:
             assert ranks.sum(torch.ones(1)).item() == 2
             if ranks.main:
                 time.sleep(0.3)  # the other is through before
