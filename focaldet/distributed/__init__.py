@@ -3,8 +3,18 @@
 `join` reads torchrun's environment. The package knows torch alone, no model and no data.
 """
 
+from .compiler import patient_with_compiler
 from .joining import TIMEOUT, join
 from .ranks import ALONE, Ranks, alone
 from .sync_norm import SyncBatchNorm, synchronise
 
-__all__ = ["ALONE", "TIMEOUT", "Ranks", "SyncBatchNorm", "alone", "join", "synchronise"]
+__all__ = [
+    "ALONE",
+    "TIMEOUT",
+    "Ranks",
+    "SyncBatchNorm",
+    "alone",
+    "join",
+    "patient_with_compiler",
+    "synchronise",
+]

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from ..checkpoint import Description, load_weights
 from ..data import Batches, DetectionDataset
 from ..data.transforms import described, seeded_generator, settles_size
-from ..distributed import Ranks, synchronise
+from ..distributed import Ranks, patient_with_compiler, synchronise
 from ..errors import Diverged, UserError
 from ..models import RetinaNet
 from ..models.winograd import use_winograd
@@ -112,7 +113,8 @@ class Run:
         batches = self.batches.epoch(self.epoch, first)
         # cuDNN would otherwise take algorithms whose sums differ from run to run.
         repeatable = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        with repeatable, self._bar() as bar:
+        patient = patient_with_compiler(self.ranks) if self.recipe.compile else nullcontext()
+        with repeatable, patient, self._bar() as bar:
             for _ in range(first, self.steps_per_epoch):
                 start = time.perf_counter()
                 self.ranks.at(self.step + 1, "loading")

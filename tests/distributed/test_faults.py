@@ -15,7 +15,7 @@ import pytest
 import torch
 from processes import Ended, run_ranks, told
 
-from focaldet.distributed import Ranks, join
+from focaldet.distributed import Ranks, join, patient_with_compiler
 from focaldet.distributed.watch import LENIENT
 
 TIMEOUT = 2.5  # seconds instead of 45; the watch's rounds are shorter in proportion
@@ -108,6 +108,22 @@ def slow() -> None:
             ranks.sum(torch.ones(3))
 
 
+def compiling() -> None:
+    """Rank 1's third batch has a new shape."""
+
+    def slow_backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> object:
+        time.sleep(1.5 * TIMEOUT)
+        return graph.forward
+
+    double = torch.compile(lambda x: 2 * x, backend=slow_backend)
+    with joined() as ranks, patient_with_compiler(ranks):
+        for number in (1, 2, 3):
+            step(ranks, number)
+            if ranks.rank == 1 and number == 3:
+                double(torch.ones(number))
+        step(ranks, 4)
+
+
 def paused() -> None:
     """All ranks, as by Ctrl-Z or a container's pause, for longer than the timeout."""
     with joined() as ranks:
@@ -140,7 +156,7 @@ def outcomes() -> Outcomes:
         frozen = case[1] if case[0] == "frozen" else None
         return run_ranks(fault, *case, world=3, seconds=60, frozen=frozen)
 
-    kinds = ("patience", "uneven", "slow", "paused", "unconnected")
+    kinds = ("patience", "uneven", "slow", "compiling", "paused", "unconnected")
     cases = [*CASES, *((kind, 0) for kind in kinds)]
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(cases, pool.map(outcome, cases), strict=True))
@@ -188,6 +204,13 @@ def test_who_asks_for_patience_is_waited_for_and_heard_of(outcomes: Outcomes) ->
     assert "rank 0 is still in step 2 (what rank 0 does alone), after" in ranks[0].output
     assert "rank 1 is still in step 2 (compiling), after" in ranks[1].output
     assert "error" not in told(ranks)
+
+
+def test_who_compiles_is_waited_for(outcomes: Outcomes) -> None:
+    ranks = outcomes["compiling", 0]
+    assert [rank.code for rank in ranks] == [0, 0], told(ranks)
+    assert "rank 1 is still in step 3 (compiling), after" in ranks[1].output
+    assert ranks[0].output == ""
 
 
 @pytest.mark.parametrize("kind", ("uneven", "paused"))

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from focaldet.data import (
     DetectionDataset,
     generate_scenes,
 )
-from focaldet.distributed import ALONE, TIMEOUT, join
+from focaldet.distributed import ALONE, TIMEOUT, Ranks, join
 from focaldet.evaluate import detect_dataset, evaluate_model
 from focaldet.train import Recipe, loop, train
 from focaldet.train.optim import make_optimizer
@@ -105,6 +106,30 @@ def test_the_weights_are_those_of_one_process(
 
 def run_with(scenes: Path, out: Path, dtype: torch.dtype, model: dict, recipe: dict) -> None:
     run(scenes, out, dtype, model, **recipe)
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_those_of_one_process(scenes: Path, tmp_path: Path) -> None:
+    """Of batches whose shares have other shapes now and then, each compiled when it comes."""
+    run(scenes, tmp_path / "one", torch.float64, {"norm": "frozen"})
+    ranks = run_ranks(run_compiled, scenes, tmp_path / "many", seconds=300)
+    assert all(rank.code == 0 for rank in ranks), told(ranks)
+    assert largest_difference(tmp_path / "many", tmp_path / "one") < 1e-12
+    assert ranks[1].output.count("compiling") >= 2, told(ranks)
+
+
+def run_compiled(scenes: Path, out: Path) -> None:
+    """The graph, that is: making code of it takes minutes."""
+    real, patient = torch.nn.Module.compile, Ranks.patient
+    torch.nn.Module.compile = lambda module: real(module, backend="aot_eager")
+
+    def speaks(ranks: Ranks, what: str) -> AbstractContextManager[None]:
+        if ranks.rank == 1:
+            print(what)
+        return patient(ranks, what)
+
+    Ranks.patient = speaks
+    run(scenes, out, torch.float64, {"norm": "frozen"}, compile=True)
 
 
 def test_three_processes_that_begin_again_make_the_same_bits(scenes: Path) -> None:
