@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from noise import noise
 from processes import free_port
 
 import focaldet.cli
@@ -141,8 +141,8 @@ def test_pascal_voc_folders(run: Run, work: Path) -> None:
     root = work / "voc"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
-    for name in ("one", "two"):
-        Image.effect_noise((48, 40), 50).convert("RGB").save(root / "JPEGImages" / f"{name}.jpg")
+    for seed, name in enumerate(("one", "two")):
+        noise((48, 40), 50, seed).save(root / "JPEGImages" / f"{name}.jpg")
         (root / "Annotations" / f"{name}.xml").write_text(
             f"<annotation><filename>{name}.jpg</filename>"
             "<size><width>48</width><height>40</height><depth>3</depth></size>"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise import noise
 from PIL import ExifTags, Image
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def picture(path: Path, size: tuple[int, int] = (96, 48), colour: str = "red") -
 
 
 def test_boxes_are_in_pixels_of_the_original(model: RetinaNet) -> None:
-    original = Image.effect_noise((192, 96), 60).convert("RGB")
+    original = noise((192, 96), 60)
     image, _ = eval_transform(64)(original, torch.zeros(0, 4), torch.Generator())
     (small,) = model([image])
     (found,) = detect_batch(model, [image], [(96, 192)])
@@ -143,8 +144,7 @@ def test_images_of_one_padded_size_are_detected_together(
     """In the order of the files, with what each gives alone, and without an unreadable one."""
     sizes = [(96, 48), (48, 96), (64, 64), (90, 48), (96, 50), (128, 60), (50, 96), (96, 96)]
     for i, size in enumerate(sizes):
-        noise = Image.effect_noise(size, 90).convert("RGB")
-        noise.save(tmp_path / f"{i}.png")
+        noise(size, 90).save(tmp_path / f"{i}.png")
     (tmp_path / "4-bad.png").write_bytes(b"no image")
     shapes: list[tuple[int, ...]] = []
     features = RetinaNet.features

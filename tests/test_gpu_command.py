@@ -9,10 +9,11 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -138,6 +139,15 @@ def test_a_step_that_is_cut_off_leaves_its_part_out(
     assert list(result()["steps"]) == ["first", "second"]
 
 
+@pytest.fixture
+def in_the_background() -> Iterator[None]:
+    """As a shell starts `benchmarks/gpu.sh &`."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_background")
 def test_a_step_that_runs_out_of_time_leaves_what_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def run(
             cwd=ROOT,
             env={**os.environ, **environment},
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         )
         try:
             return process.wait((1 - WRAP_UP) * limit)
@@ -100,6 +101,11 @@ def run(
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _heed_interrupts() -> None:
+    """A shell's background command ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Parts:

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from looks import FAR, NAMES, look
+from noise import noise
 from PIL import Image
 
 from focaldet.explain import page
@@ -168,7 +169,7 @@ def test_many_objects_and_candidates_stay_small() -> None:
             found,
             anchors,
             [(b, draw.random(), 0) for b, _ in anchors],
-            picture=Image.effect_noise((640, 480), 90).convert("RGB"),
+            picture=noise((640, 480), 90),
         )
     )
     read = Reader(text)
