@@ -1,5 +1,7 @@
 """The short set: every operator at sizes that take milliseconds, for CI to compare with a stored
-result. `python -m benchmarks --short --json benchmarks/results/short/cpu.json` stores it anew."""
+result: that of its SIMD level, since with half the lanes ours take up to twice as long, and their
+peers do not. `python -m benchmarks --short --json benchmarks/results/short/LEVEL.json` stores one
+anew; `focaldet env` says which level that is."""
 
 from __future__ import annotations
 

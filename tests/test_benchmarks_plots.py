@@ -106,7 +106,8 @@ def test_a_sweep_over_threads_leaves_them_as_they_were() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_the_short_set_has_every_operator_and_a_stored_result() -> None:
+@pytest.mark.parametrize("level", ("avx2", "avx512"))
+def test_the_short_set_has_every_operator_and_a_stored_result(level: str) -> None:
     """Else CI compares nothing: `python -m benchmarks --short --json` stores it anew."""
     short, root = part("short"), Path(__file__).resolve().parent.parent
     assert set(short.SIZES) == set(part("ops").NAMES) - {"model"}
@@ -117,7 +118,8 @@ def test_the_short_set_has_every_operator_and_a_stored_result() -> None:
         for size in sizes
         for case in part("sized").cases(op, setup, size)
     }
-    stored = part("stored").read(root / "benchmarks" / "results" / "short" / "cpu.json")
+    stored = part("stored").read(root / "benchmarks" / "results" / "short" / f"{level}.json")
+    assert stored.facts["simd"] == level
     timed = {row.case for row in stored.rows if row.provider == "focaldet" and row.seconds}
     assert timed == names
     assert len(
