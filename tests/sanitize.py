@@ -37,10 +37,9 @@ def address() -> int:
         shutil.copy(cpu_module(build.ADDRESS), f"{folder}/focaldet/_C.so")
         environment = build.address_environment()
         # `python -m` puts the working folder first, and with it this focaldet; -s, since a
-        # sanitizer that ends a process would leave its report in pytest's hands.
-        command = [sys.executable, "-m", "pytest", "-qs", "-n", "auto", "--dist", "loadfile"]
-        command += ["-m", "not slow", "-k", SELECTED, str(TESTS / "ops")]
-        return subprocess.run(command, cwd=folder, env=environment).returncode
+        # sanitizer that ends the process would leave its report in pytest's hands.
+        command = [sys.executable, "-m", "pytest", "-qs", "-m", "not slow", "-k", SELECTED]
+        return subprocess.run([*command, TESTS / "ops"], cwd=folder, env=environment).returncode
 
 
 def threads() -> int:
