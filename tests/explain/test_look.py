@@ -28,7 +28,7 @@ TARGET = {
 @pytest.fixture
 def picture() -> Image.Image:
     """Not of the model's size."""
-    return noise((150, 97), 90)
+    return noise((150, 97), 90, seed=2)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_candidates_are_suppressed_by_a_better_box_of_their_class(
     kept = found.match == torch.arange(len(found.match))
     assert torch.equal(kept.nonzero().flatten(), found.keep.sort().values)
     lost = (~kept).nonzero().flatten()
-    assert 50 < len(lost) and len(found.keep) > 40
+    assert 100 < len(lost) and len(found.keep) > 40
     by = found.match[lost]
     assert (found.labels[lost] == found.labels[by]).all()
     assert (found.scores[lost] <= found.scores[by]).all()
