@@ -30,6 +30,12 @@ def add_arguments(parser: Parser) -> None:
     add("--out", required=True, metavar="DIR", help="folder of all experiments on this data")
     add("--seeds", type=positive, default=3, help="runs of each row")
     add("--recipe", default=recipes.DEFAULT, metavar="NAME", help="that the rows change")
+    add(
+        "--backbone-weights",
+        nargs="+",
+        metavar="FILE",
+        help="of classifiers, for runs to start from: each takes the first that fits its backbone",
+    )
     add("--rows", nargs="+", metavar="LABEL", help="of these rows alone; * for any text")
     add("--cache", metavar="DIR", help="keep decoded images here, for other epochs and runs")
     add_skips(add)
@@ -56,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         range(args.seeds),
         device(args.device),
+        args.backbone_weights or (),
     )
     print(f"{write_report(file)}\n\nwrote {file.parent}")
 

@@ -14,8 +14,8 @@ from ..checkpoint import generations
 from ..data.folder import names_a_folder
 from ..distributed import TIMEOUT, Ranks, join
 from ..errors import UserError
-from ..models import V2, RetinaNet
-from ..models.backbones import TIMM, TimmBody, check_backbone, published_statistics
+from ..models import V2
+from ..models.backbones import check_backbone
 from ..models.losses import LOSSES
 from ..models.resnet import NORMS
 from ..recipes import DEFAULT, FLIPS, Configuration
@@ -204,7 +204,7 @@ def _run_as(ranks: Ranks, args: argparse.Namespace) -> None:
     # machines may see the folder as it was.
     resume = args.resume or (ranks.again and ranks.first(lambda: bool(generations(args.out))))
     if args.backbone_weights and not resume:  # a resumed run has its own
-        _load_body(model, args.backbone_weights)
+        load_body(model, args.backbone_weights)
     scores = train(model, train_set, val_set, args.out, recipe, ranks=ranks, resume=resume)
     if ranks.main:
         print_scores(scores, val_set.to_coco())
@@ -234,29 +234,7 @@ def configuration(args: argparse.Namespace) -> Configuration:
         data=some(("flip",)),
         train=some(field.name for field in dataclasses.fields(Recipe)),
     )
-    return setup.with_(
-        model=_statistics(setup.model_arguments()["backbone"], args.backbone_weights)
-    )
-
-
-def _statistics(backbone: str, weights: str | None) -> dict[str, Any]:
-    """Of the images, as the weights that the backbone begins with expect."""
-    if not (weights and backbone.startswith(TIMM)):
-        return {}
-    mean, std = published_statistics(backbone)
-    return {"image_mean": mean, "image_std": std}
-
-
-def _load_body(model: RetinaNet, weights: str) -> None:
-    if weights != "download":
-        load_body(model, weights)
-    elif isinstance(model.backbone.body, TimmBody):
-        model.backbone.body.load()
-    else:
-        raise UserError(
-            "--backbone-weights download: for timm/<name> only; for a ResNet name a file of "
-            "torchvision's weights"
-        )
+    return setup.with_published_statistics() if args.backbone_weights else setup
 
 
 def _backbone(text: str) -> str:

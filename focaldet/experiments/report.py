@@ -112,7 +112,8 @@ def _baseline(results: Results) -> Row:
 
 
 def _conditions(results: Results) -> str:
-    """Of the runs that are done: where, and how long one took that was not interrupted."""
+    """Of the runs that are done: from which weights, where, and how long one took that was not
+    interrupted."""
     runs = [run for row in results["rows"] for run in row["runs"]]
     where = {
         f"{run['device']}, {run['threads']} thread{'s' * (run['threads'] != 1)}, torch "
@@ -121,4 +122,6 @@ def _conditions(results: Results) -> str:
     }
     minutes = [run["minutes"] for run in runs if run["minutes"] is not None]
     time = [f"{statistics.median(minutes):.1f} min a run"] if minutes else []
-    return "".join(f"; {part}" for part in [*sorted(where), *time])
+    files = sorted({run["backbone_weights"]["file"] for run in runs if "backbone_weights" in run})
+    begun = [f"from {' and '.join(files)}"] if files else []
+    return "".join(f"; {part}" for part in [*begun, *sorted(where), *time])

@@ -1,9 +1,10 @@
 """Runs an experiment: every row of it with every seed, each run in a folder of its own.
 
-A run is named by what it is (recipe, data, seed), not by the table it is for: rows that several
-tables share are trained once, what is done is never done again, and a run that was cut goes on from
-its last checkpoint. A process takes one run after the other and leaves alone what another process
-is at: the same command started twice, on two GPUs or halves of a CPU, shares out the work.
+A run is named by what it is (recipe, weights, data, seed), not by the table it is for: rows that
+several tables share are trained once, what is done is never done again, and a run that was cut goes
+on from its last checkpoint. A process takes one run after the other and leaves alone what another
+process is at: the same command started twice, on two GPUs or halves of a CPU, shares out the
+work.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,8 +31,10 @@ from ..models import RetinaNet, for_inference
 from ..recipes import Configuration
 from ..train import train
 from ..words import counted
+from .bodies import Bodies
+from .plan import Planned, plan
 from .results import RESULTS
-from .rows import Experiment, Row
+from .rows import Experiment
 
 RUNS, DONE = "runs", "run.json"
 TIMED_IMAGES = 20
@@ -48,47 +50,47 @@ def run_experiment(
     out: str | Path,
     seeds: Sequence[int],
     device: str = "cpu",
+    backbone_weights: Sequence[str | Path] = (),
     note: Callable[[str], None] = print,
 ) -> Path:
     """Trains what is not done yet; returns the path of the results, `<out>/<name>/results.json`.
 
-    `setup` is the recipe that each row changes. A run that diverges is done: the results say so in
+    `setup` is the recipe that each row changes. `backbone_weights` are files of classifiers, as
+    `focaldet.weights.load_body` takes them: each run begins with the first that fits its backbone,
+    and with random weights where none is given. A run that diverges is done: the results say so in
     place of its scores. Raises `UserError` for data without boxes or without a split, for values
-    that the recipe does not take, and where a run fails otherwise, naming it; what is done is kept.
+    that the recipe does not take, for weights of another backbone, and where a run fails otherwise,
+    naming it; what is done is kept.
     """
-    setup.refuse_frozen(f"a recipe of your own with base = {setup.name!r} and another norm")
+    bodies = Bodies(backbone_weights)
     out = Path(out)
-    todo = [(row, seed) for seed in seeds for row in experiment.rows]
     file = out / experiment.name / RESULTS
     file.parent.mkdir(parents=True, exist_ok=True)
     described = _describe_data(open_split, setup)
     note(_in_words(described))
-    for number, (row, seed) in enumerate(todo, start=1):
-        configuration = _changed(setup, row, seed)
-        folder = out / RUNS / _name(row, configuration, described, seed)
+    planned = plan(experiment, setup, bodies, described["digest"], seeds)
+    for number, run in enumerate(planned, start=1):
+        folder = out / RUNS / run.name
         with _claimed(folder) as mine:
             if mine and not (folder / DONE).exists():
-                note(f"{experiment.name} {number}/{len(todo)}: {row.label}, seed {seed}")
-                _run(configuration, open_split, folder, device, experiment.timed, note)
-        collect(experiment, setup, described, out, seeds)
+                note(f"{experiment.name} {number}/{len(planned)}: {run.row.label}, seed {run.seed}")
+                _run(run, bodies, open_split, folder, device, experiment.timed, note)
+        _collect(experiment, setup, described, out, planned)
     return file
 
 
-def collect(
+def _collect(
     experiment: Experiment,
     setup: Configuration,
     described: Mapping[str, Any],
     out: Path,
-    seeds: Sequence[int],
-) -> dict[str, Any]:
-    """Writes the results of the runs that are done, and returns them."""
+    planned: Sequence[Planned],
+) -> None:
+    """Writes the results of the runs that are done."""
     rows = []
     for row in experiment.rows:
-        done = []
-        for seed in seeds:
-            name = _name(row, _changed(setup, row, seed), described, seed)
-            if (out / RUNS / name / DONE).exists():
-                done.append({"seed": seed, **read_json(out / RUNS / name / DONE)})
+        of_row = [(run.seed, out / RUNS / run.name / DONE) for run in planned if run.row == row]
+        done = [{"seed": seed, **read_json(file)} for seed, file in of_row if file.exists()]
         rows.append(
             {
                 "label": row.label,
@@ -103,12 +105,11 @@ def collect(
         "table": experiment.table,
         "recipe": {"name": Path(setup.name).stem, **setup.tables()},
         "data": dict(described),
-        "seeds": list(seeds),
+        "seeds": sorted({run.seed for run in planned}),
         "rows": rows,
     }
     text = json.dumps(results, indent=1) + "\n"
     write_atomically(out / experiment.name / RESULTS, text.encode())
-    return results
 
 
 def _describe_data(open_split: OpenSplit, setup: Configuration) -> dict[str, Any]:
@@ -138,17 +139,6 @@ def _in_words(described: Mapping[str, Any]) -> str:
     return f"{', '.join(splits)}, {counted(len(classes), 'class', 'classes')}: {named}"
 
 
-def _changed(setup: Configuration, row: Row, seed: int) -> Configuration:
-    return setup.with_(**row.changes).with_(train={"seed": seed})
-
-
-def _name(row: Row, configuration: Configuration, data: Mapping[str, Any], seed: int) -> str:
-    """Of a run's folder: the same for the same recipe, data and seed, whatever the table."""
-    identity = json.dumps([configuration.tables(), data["digest"]], sort_keys=True)
-    slug = re.sub(r"[^a-z0-9.]+", "-", row.label.lower()).strip("-")
-    return f"{slug}-seed{seed}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-
-
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
     """Whether no other process has the folder; while the context lasts, none will."""
@@ -163,19 +153,23 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def _run(
-    configuration: Configuration,
+    run: Planned,
+    bodies: Bodies,
     open_split: OpenSplit,
     folder: Path,
     device: str,
     timed: bool,
     note: Callable[[str], None],
 ) -> None:
+    configuration = run.configuration
     train_set = open_split("train", configuration.train_transform())
     val_set = open_split("val", configuration.eval_transform())
     recipe = configuration.make_recipe()
     torch.manual_seed(recipe.seed)
     model = configuration.make_model(train_set.num_classes)
     resume = bool(generations(folder))
+    if bodies and not resume:  # a resumed run has its own weights
+        bodies.load(model)
     start = time.perf_counter()
     try:
         scores = train(model, train_set, val_set, folder, recipe, device=device, resume=resume)
@@ -185,7 +179,7 @@ def _run(
         return
     except UserError as error:
         raise UserError(f"{folder.name}: {error}") from error
-    record = {
+    record: dict[str, Any] = {
         "stats": scores["stats"],
         "per_class_AP": scores["per_class_AP"],
         "minutes": None if resume else round((time.perf_counter() - start) / 60, 2),
@@ -193,6 +187,8 @@ def _run(
         "device": device,
         "threads": torch.get_num_threads(),
     }
+    if run.body:
+        record["backbone_weights"] = dict(run.body)
     if timed:
         record["milliseconds"] = _milliseconds(model, val_set)
     _keep(folder, record)

@@ -26,6 +26,7 @@ from ..data import Compose, HorizontalFlip, RandomCrop, RandomResize, Resize, To
 from ..data.transforms import Transform
 from ..errors import UserError
 from ..models import RetinaNet
+from ..models.backbones import TIMM, published_statistics
 from ..models.fpn import level_strides
 from ..ops import AnchorGrid
 from ..train import Recipe
@@ -117,6 +118,15 @@ class Configuration:
         grid = self.anchor_grid()
         with self._named():
             return RetinaNet(num_classes, anchor_grid=grid, **self.model)
+
+    def with_published_statistics(self) -> Configuration:
+        """For a training that starts from trained weights: a copy with the mean and standard
+        deviation of the images that those of its backbone expect."""
+        backbone = self.model_arguments()["backbone"]
+        if not backbone.startswith(TIMM):  # a ResNet: the model's own are those
+            return self
+        mean, std = published_statistics(backbone)
+        return self.with_(model={"image_mean": mean, "image_std": std})
 
     def refuse_frozen(self, expected: str) -> None:
         """For a training that starts from random weights: raises `UserError` where the recipe would

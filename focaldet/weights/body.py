@@ -13,14 +13,25 @@ from ..models.backbones import TimmBody
 from .architecture import variant_of
 from .read import read_source
 
+DOWNLOAD = "download"  # in place of a file
+
 
 def load_body(model: RetinaNet, source: str | Path | Mapping[str, Tensor]) -> None:
     """Puts the weights of a classifier into the body of a detector; its last layer is left out.
 
     source: a file as `read_source` takes it, or a state dict: of torchvision's ResNet of the same
-    depth, or for a body of timm of timm's model of that name. The model's norm may be "frozen".
-    Raises `UserError`, before anything is changed, for the weights of another model.
+    depth, or for a body of timm of timm's model of that name; or, for a body of timm, "download":
+    the weights that timm publishes for it. The model's norm may be "frozen". Raises `UserError`,
+    before anything is changed, for the weights of another model.
     """
+    if source == DOWNLOAD:
+        if not isinstance(model.backbone.body, TimmBody):
+            raise UserError(
+                f"weights {DOWNLOAD!r}: for timm/<name> only; for a ResNet name a file of "
+                "torchvision's weights"
+            )
+        model.backbone.body.load()
+        return
     if isinstance(source, Mapping):
         name, weights = "state dict", dict(source)
     else:

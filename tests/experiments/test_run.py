@@ -4,89 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from short_experiment import RECIPE, SHORT, TINY, Start
 
 import focaldet.cli
-from focaldet.data import DetectionDataset, generate_scenes
+from focaldet.data import DetectionDataset
 from focaldet.data.folder import open_folder
 from focaldet.data.transforms import Transform
 from focaldet.errors import UserError
 from focaldet.experiments import EXPERIMENTS, Experiment, Row, run, run_experiment
 from focaldet.experiments.rows import CE_ALPHA, FL_GAMMA, SPEED_ACCURACY
-from focaldet.recipes import Configuration
 from focaldet.train.loop import _Loop
-
-RECIPE = """
-about = "seconds"
-[model]
-backbone = "resnet18"
-width = 16
-fpn_channels = 16
-head_depth = 1
-min_size = 64
-max_size = 64
-[anchors]
-sizes = [8, 16, 32, 64, 128]
-[train]
-epochs = 1
-batch_size = 2
-workers = 0
-"""
-TINY = Configuration(
-    "tiny",
-    "seconds",
-    model={"backbone": "resnet18", "width": 16, "fpn_channels": 16, "head_depth": 1}
-    | {"min_size": 64, "max_size": 64},
-    anchors={"sizes": [8, 16, 32, 64, 128]},
-    train={"epochs": 1, "batch_size": 2, "workers": 0},
-)
-SHORT = Experiment("short", "0", "Two rows of a table", (FL_GAMMA.rows[0], FL_GAMMA.rows[5]))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("experiment")
-    generate_scenes(folder, images=2, seed=1, size=64, objects=(3, 5))
-    for split in ("train", "val"):
-        shutil.copy(folder / "instances.json", folder / f"instances_{split}.json")
-    return folder
-
-
-@pytest.fixture
-def start(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Runs an experiment, and returns its results."""
-    torch.set_num_threads(1)
-
-    def open_split(split: str, transform: Transform) -> DetectionDataset:
-        return open_folder(data, split, transform=transform)
-
-    def start(
-        experiment: Experiment = SHORT,
-        seeds: int = 1,
-        out: str = "out",
-        setup: Configuration = TINY,
-        note: Callable[[str], None] = lambda text: None,
-    ) -> dict[str, Any]:
-        folder = tmp_path / out
-        file = run_experiment(experiment, setup, open_split, folder, range(seeds), note=note)
-        results: dict[str, Any] = json.loads(file.read_text())
-        return results
-
-    return start
 
 
 def stats(results: dict[str, Any]) -> list[list[dict[str, float]]]:
     return [[run["stats"] for run in row["runs"]] for row in results["rows"]]
 
 
-def test_every_row_with_every_seed(start: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+def test_every_row_with_every_seed(start: Start, tmp_path: Path) -> None:
     notes: list[str] = []
     results = start(seeds=2, note=notes.append)
     assert [row["label"] for row in results["rows"]] == [row.label for row in SHORT.rows]
@@ -102,9 +42,7 @@ def test_every_row_with_every_seed(start: Callable[..., dict[str, Any]], tmp_pat
     assert kept == {"best.safetensors"}
 
 
-def test_what_is_done_is_not_done_again(
-    start: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_not_done_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     first = start()
 
     def fail(*_: object, **__: object) -> None:
@@ -125,7 +63,7 @@ class Cut(Exception):
 
 
 def test_an_experiment_that_was_cut_goes_on(
-    start: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Within a run, too: the second is cut after its first epoch."""
     setup, publish, epochs = TINY.with_(train={"epochs": 2}), _Loop._publish, []
@@ -150,9 +88,7 @@ def test_an_experiment_that_was_cut_goes_on(
     assert resumed["rows"][1]["runs"][0]["minutes"] is None  # nobody knows
 
 
-def test_a_run_of_another_process_is_left_alone(
-    start: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_run_of_another_process_is_left_alone(start: Start, tmp_path: Path) -> None:
     start()
     first, second = sorted((tmp_path / "out" / "runs").iterdir())
     (first / run.DONE).unlink()
@@ -163,7 +99,7 @@ def test_a_run_of_another_process_is_left_alone(
     assert not (first / run.DONE).exists() and (second / run.DONE).exists()
 
 
-def test_inference_is_timed_where_the_table_asks(start: Callable[..., dict[str, Any]]) -> None:
+def test_inference_is_timed_where_the_table_asks(start: Start) -> None:
     row = SPEED_ACCURACY.rows[0]
     small = {"model": {**row.changes["model"], "backbone": "resnet18", "min_size": 64}}
     small["model"]["max_size"] = 64
@@ -236,9 +172,7 @@ def test_what_cannot_be_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "model.head_dept is unknown" in refused(data)
 
 
-def test_one_class_is_said_and_run(
-    start: Callable[..., dict[str, Any]], data: Path, tmp_path: Path
-) -> None:
+def test_one_class_is_said_and_run(start: Start, data: Path, tmp_path: Path) -> None:
     content = json.loads((data / "instances.json").read_text())
     for entry in content["annotations"]:
         entry["category_id"] = 1
@@ -283,14 +217,10 @@ def test_a_run_that_diverges_is_a_result(
     assert "seed 0 diverged" in capsys.readouterr().out
 
 
-def test_a_run_that_fails_otherwise_is_named(
-    start: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_fails_otherwise_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise UserError("no space left")
 
     monkeypatch.setattr(run, "train", full)
     with pytest.raises(UserError, match=r"ce-alpha-0.75-seed0-\w+: no space left"):
         start()
-    with pytest.raises(UserError, match="expected a recipe of your own with base = 'tiny' and"):
-        start(setup=TINY.with_(model={"norm": "frozen"}))

@@ -20,7 +20,7 @@ from focaldet.models.resnet import ResNet
 SIZE = 64  # pixels, the side of a scene
 SMALL = {"width": 8, "fpn_channels": 16, "head_depth": 1}
 QUICK = f"""[model]
-backbone = "resnet18"
+backbone = "resnet50"
 min_size = {SIZE}
 max_size = {SIZE}
 width = 8
