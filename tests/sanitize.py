@@ -18,8 +18,7 @@ from simt import build
 
 TESTS = Path(__file__).resolve().parent
 # What is compiled, traced or compared with torchvision tests torch and our arithmetic, not memory.
-# Derivatives from differences are thousands of launches with shapes that other tests have.
-LEFT_OUT = ("compile", "export", "opcheck", "torchvision", "special", "simd", "float64_derivatives")
+LEFT_OUT = ("compile", "export", "opcheck", "torchvision", "special", "simd")
 SELECTED = f"not ({' or '.join(f'test_{name}' for name in LEFT_OUT)})"
 CPU_KERNELS = [build.CSRC / "ops.cpp", *sorted(build.CSRC.glob("cpu/*.cpp"))]
 

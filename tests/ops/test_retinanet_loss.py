@@ -157,7 +157,8 @@ def test_any_number_of_classes(
     check(logits, deltas, (BOXES, LABELS % classes, SPLITS), device, fg_iou=0.6, bg_iou=0.2)
 
 
-def test_float64_derivatives(device: torch.device) -> None:
+def check_derivatives(device: torch.device, fast: bool) -> None:
+    """Against differences: along every input by itself, or (fast) along one random direction."""
     logits, deltas = ([m.to(device).double().requires_grad_() for m in ms] for ms in maps(batch=2))
     truth = BOXES.to(device), LABELS.to(device), torch.tensor([0, 2, 5], device=device)
 
@@ -165,8 +166,16 @@ def test_float64_derivatives(device: torch.device) -> None:
         losses = retinanet_loss([leaves[0]], [leaves[1]], ANCHORS.levels()[2], *truth)
         return losses[0] + losses[1]
 
-    assert torch.autograd.gradcheck(total, (logits[2], deltas[2]))
+    assert torch.autograd.gradcheck(total, (logits[2], deltas[2]), fast_mode=fast)
     assert torch.autograd.gradgradcheck(total, (logits[2], deltas[2]), fast_mode=True)
+
+
+def test_float64_derivatives(full_size_device: torch.device) -> None:
+    check_derivatives(full_size_device, fast=False)
+
+
+def test_float64_derivatives_in_one_direction(simt: torch.device) -> None:
+    check_derivatives(simt, fast=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -37,10 +37,6 @@ IN_CI = {
     "python tests/wheels.py try 'dist/focaldet-*-manylinux*.whl' --torch 2.10.0 2.11.0 2.13.0 "
     "2.14.1 newest --json benchmarks/results/wheels/linux.json": "python tests/wheels.py try",
     "pytest -n auto --dist loadfile": "\npytest -n auto --dist loadfile\n",
-    "python -m benchmarks.bars.loss": "python -m benchmarks.bars.loss --quick",
-    "python -m benchmarks.bars.suppression": "python -m benchmarks.bars.suppression --quick",
-    "python -m benchmarks.bars.end_to_end": "python -m benchmarks.bars.end_to_end --quick",
-    "python -m benchmarks.bars.drop_in": "python -m benchmarks.bars.drop_in --quick",
     "pip install ultralytics==8.4.190 transformers==5.24.0 mmdet==3.3.0 mmengine==0.10.7 "
     "mmcv-lite==2.1.0 fvcore scipy six": "ultralytics==8.4.190 transformers==5.24.0 mmdet==3.3.0",
     "pytest tests/examples": "pytest tests/examples",
@@ -54,7 +50,10 @@ CONVNEXT = (
 
 # What nobody runs for the page's sake, and why.
 NOT_RUN = {
-    "python -m benchmarks.bars.recipes": "tests/test_benchmarks_recipes.py runs it with --quick",
+    **{
+        f"python -m benchmarks.bars.{name}": f"tests/test_benchmarks_{name}.py runs it with --quick"
+        for name in ("loss", "suppression", "end_to_end", "drop_in", "recipes")
+    },
     CONVNEXT: "network; tests/weights has it with a model of timm that is there",
     "git clone https://github.com/Shenggan/BCCD_Dataset": (
         "network; the tests have generated scenes in the same form"
