@@ -53,7 +53,7 @@ def load_body(model: RetinaNet, source: str | Path | Mapping[str, Tensor]) -> No
             f"{name}: the nearest ResNet is {variant}, of width {len(weights['conv1.weight'])}; "
             f"the model's is {config['backbone']} of width {config['width']} with the norm "
             f"{config['norm']}: {len(differing)} tensors differ, {differing[0]} among them; "
-            "choose the model's ResNet by --backbone and --norm, or give the weights of its like"
+            "choose a model of that backbone and norm, or give the weights of its like"
         )
     body.load_state_dict(weights)
 
