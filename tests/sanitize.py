@@ -30,7 +30,6 @@ def cpu_module(sanitizer: list[str]) -> Path:
 
 def address() -> int:
     """pytest, with a focaldet whose extension is the sanitized one."""
-    build.cuda_kernels(address=True)
     with tempfile.TemporaryDirectory() as folder:
         ignore = shutil.ignore_patterns("*.so", "__pycache__")
         shutil.copytree(build.ROOT / "focaldet", f"{folder}/focaldet", ignore=ignore)

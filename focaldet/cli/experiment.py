@@ -34,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
         "--backbone-weights",
         nargs="+",
         metavar="FILE",
-        help="of classifiers, for runs to start from: each takes the first that fits its backbone",
+        help="as of train, to start from; of several each run takes the first that fits",
     )
     add("--rows", nargs="+", metavar="LABEL", help="of these rows alone; * for any text")
     add("--cache", metavar="DIR", help="keep decoded images here, for other epochs and runs")

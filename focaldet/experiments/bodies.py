@@ -23,9 +23,9 @@ class Bodies:
     def __bool__(self) -> bool:
         return bool(self._sources)
 
-    def begun(self, configuration: Configuration) -> Configuration:
-        """The recipe of a run that begins so: with the statistics of images that trained weights
-        expect. Raises `UserError` where it would freeze norms that nobody has trained."""
+    def prepared(self, configuration: Configuration) -> Configuration:
+        """The recipe, with the statistics of images that the weights expect, if there are any.
+        Raises `UserError` where it would freeze norms that nobody has trained."""
         if self:
             return configuration.with_published_statistics()
         another = f"a recipe of your own with base = {configuration.name!r} and another norm"

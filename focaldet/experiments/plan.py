@@ -33,7 +33,7 @@ def plan(
 
 
 def _planned(row: Row, setup: Configuration, bodies: Bodies, data: str, seed: int) -> Planned:
-    configuration = bodies.begun(setup.with_(**row.changes).with_(train={"seed": seed}))
+    configuration = bodies.prepared(setup.with_(**row.changes).with_(train={"seed": seed}))
     body = bodies.fitting(configuration)
     identity = [configuration.tables(), data, *([body["digest"]] if body else [])]
     slug = re.sub(r"[^a-z0-9.]+", "-", row.label.lower()).strip("-")

@@ -104,10 +104,10 @@ def sanitized() -> bool:
     return "libasan" in os.environ.get("LD_PRELOAD", "")
 
 
-def cuda_kernels(address: bool | None = None) -> Path:
-    """The operators of csrc/cuda as torch.ops.focaldet_simt, on CPU tensors; built for processes
-    that are `sanitized`, by default if this one is."""
-    sanitizer = ADDRESS if (sanitized() if address is None else address) else RACES
+def cuda_kernels() -> Path:
+    """The operators of csrc/cuda as torch.ops.focaldet_simt, on CPU tensors; with ADDRESS in a
+    process that is `sanitized`."""
+    sanitizer = ADDRESS if sanitized() else RACES
     return library("focaldet_simt", sorted(CSRC.glob("cuda/*.cu")), sanitizer, [CSRC / "ops.cpp"])
 
 
